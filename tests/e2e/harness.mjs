@@ -87,13 +87,16 @@ export function directory(t) {
   return path;
 }
 
-/** Ports that were free when this was called. */
+/**
+ * Ports that were free when this was called. They are below those that the kernel gives to outgoing connections and to other
+ * tests, so that nobody takes them before a server does.
+ */
 export async function freePorts(count) {
   const servers = [];
-  for (let n = 0; n < count; n++) {
-    const server = createServer().listen(0, '127.0.0.1');
-    await once(server, 'listening');
-    servers.push(server);
+  while (servers.length < count) {
+    const server = createServer().listen(10_000 + Math.floor(Math.random() * 22_000), '127.0.0.1');
+    const free = await once(server, 'listening').then(() => true, () => false);
+    if (free) servers.push(server);
   }
   const ports = servers.map((server) => server.address().port);
   for (const server of servers) {

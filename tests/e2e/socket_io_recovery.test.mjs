@@ -44,7 +44,7 @@ for (const [version, io] of recovering) {
 const [, newest] = recovering.at(-1);
 
 test('a client of another user, or after the window, or after an operator has ended it, begins anew', async (t) => {
-  const server = await gateway(t, { rest: recovery('recovery_window = "1s"\n') });
+  const server = await gateway(t, { rest: recovery('recovery_window = "4s"\n') });
   const proxy = await cutter(t, server.publicAddress);
   const [jwt, other] = [await token(t, '--sub', '4', '--role', 'trader'), await token(t, '--sub', '5', '--role', 'trader')];
   let auth = { token: jwt };
@@ -66,7 +66,7 @@ test('a client of another user, or after the window, or after an operator has en
   await until('the event', () => client.numbers.get('grid.a.order')?.length === 2);
   proxy.refuses = true;
   proxy.cut();
-  await new Promise((resolve) => setTimeout(resolve, 1_300));
+  await new Promise((resolve) => setTimeout(resolve, 4_300));
   proxy.refuses = false;
   assert.equal(await returns(3), false);
   await next(client, 'subscribed', 3);

@@ -73,14 +73,14 @@ dialect = "typed"
 anonymous = true
 auto_subscribe = ["market.*", "system.status"]
 [heartbeat]
-interval = "1s"
-timeout = "2s"
+interval = "2s"
+timeout = "4s"
 `;
   const server = await gateway(t, { rest });
   const base = `ws://${server.publicAddress}`;
   // The client sends nothing but pings. Here they are as frequent, relative to the timeout, as every 30 s with 60 s.
-  const authenticated = new FourMessages(base, { token: await token(t, '--sub', '4', '--role', 'trader'), pingMs: 1000 });
-  const anonymous = new FourMessages(base, { pingMs: 1000 });
+  const authenticated = new FourMessages(base, { token: await token(t, '--sub', '4', '--role', 'trader'), pingMs: 2000 });
+  const anonymous = new FourMessages(base, { pingMs: 2000 });
   atEnd(t, () => { authenticated.close(); anonymous.close(); });
   for (const client of [authenticated, anonymous]) {
     await until('the greeting', () => client.state.connected);

@@ -274,7 +274,7 @@ async fn only_a_client_that_stops_reading_loses_events_and_it_learns_how_many() 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_client_is_ended_by_the_heartbeat() {
-    let gateway = Arc::new(Gateway::start("shards = 1", "[heartbeat]\ninterval = \"500ms\"\ntimeout = \"2s\"").await);
+    let gateway = Arc::new(Gateway::start("shards = 1", "[heartbeat]\ninterval = \"500ms\"\ntimeout = \"4s\"").await);
     let (_, end) = beside_a_healthy_client(gateway, async |gateway| {
         let mut stalled = gateway.connect_bare(&url()).await;
         until("the heartbeat", async || {
@@ -290,7 +290,7 @@ async fn a_silent_client_is_ended_by_the_heartbeat() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slow_handshakes_are_ended_and_do_not_block_others() {
-    let gateway = Arc::new(Gateway::start("shards = 1\nhandshake_timeout = \"1s\"", "").await);
+    let gateway = Arc::new(Gateway::start("shards = 1\nhandshake_timeout = \"3s\"", "").await);
     beside_a_healthy_client(gateway, async |gateway| {
         let mut trickling = Vec::new();
         for _ in 0..100 {

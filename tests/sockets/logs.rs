@@ -110,7 +110,7 @@ commands = ["audited.*", "other.*"]
 match = "audited.*"
 http = "http://{backend}/"
 audit = true
-timeout = "500ms"
+timeout = "2s"
 
 [[command]]
 match = "*"
@@ -272,9 +272,10 @@ async fn the_log_tells_the_life_of_a_connection() {
     let log = gateway.log();
     let line = log.lines().find(|line| line.contains("a connection ended"));
     let line: Value = serde_json::from_str(line.expect("found")).expect("JSON");
-    let known = ["user", "address", "code", "blame", "seconds"].map(|field| line[field].clone());
-    let expected = [json!("u1"), json!("127.0.0.1"), json!(1006), json!("client"), json!(0)];
+    let known = ["user", "address", "code", "blame"].map(|field| line[field].clone());
+    let expected = [json!("u1"), json!("127.0.0.1"), json!(1006), json!("client")];
     assert_eq!(known, expected, "{line}");
+    assert!(line["seconds"].is_u64(), "{line}");
     let number = |field: &str| line[field].as_u64().unwrap_or_else(|| panic!("{field} in {line}"));
     assert!(number("messages_out") >= 2 && number("bytes_out") > 1_000, "{line}");
     assert!((20..1_000).contains(&number("bytes_in")), "{line}");

@@ -20,10 +20,17 @@ async fn a_stopped_process_blames_nobody_for_what_waited_in_the_sockets() {
     let heartbeat = "[heartbeat]\ninterval = \"3s\"\ntimeout = \"6s\"";
     let gateway = Gateway::start("shards = 1\nhandshake_timeout = \"3s\"", heartbeat).await;
     let mut clients = Vec::new();
-    for _ in 0..CLIENTS {
+    for number in 1..=CLIENTS {
         let mut client = gateway.connect(&trader()).await;
         client.subscribe(&[CHANNEL]).await;
         clients.push(client);
+        // On a busy machine the first clients would be silent for too long before the last one is connected.
+        if number % 100 == 0 {
+            for client in &mut clients {
+                client.send(&json!({"type": "ping"})).await;
+                client.expect("pong").await;
+            }
+        }
     }
     let mut half = TcpStream::connect(gateway.public).await.expect("connected");
     half.write_all(b"GET /readyz HTTP/1.1\r\nHo").await.expect("sent");
