@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
 use hyper::header::{CONNECTION, HeaderValue};
@@ -20,6 +20,7 @@ use super::routes::{self, Call, Handler, NoRoute};
 use crate::ingress::http::response::{self, HttpResponse};
 use crate::ingress::http::{self, HttpErrorCode, Socket};
 use crate::metrics::Gauge;
+use crate::time::elapsed_us;
 
 /// The time for the head of a request. It also limits the pause between two requests, since backends keep connections.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
@@ -142,11 +143,19 @@ impl Admin {
         // Not the path of the request, which may hold a token by mistake.
         let route = routes::find(request.method(), request.uri().path()).map_or("", |(route, _)| route.path);
         let method = request.method().clone();
+        let start = Instant::now();
         let response = self
             .dispatch(request, connection)
             .await
             .unwrap_or_else(|refused| *refused);
-        tracing::debug!(%method, route, status = response.status().as_u16(), "admin request");
+        tracing::debug!(
+            %method,
+            route,
+            status = response.status().as_u16(),
+            duration_us = elapsed_us(start),
+            address = connection.address().map(tracing::field::display),
+            "admin request"
+        );
         // A probe expects to be told that the gateway is not ready.
         if response.status().is_server_error() && route != "/readyz" && self.may_log_failure() {
             tracing::warn!(status = response.status().as_u16(), route, "an admin request failed");

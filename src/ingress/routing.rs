@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
+use std::time::Instant;
 
 use hyper::body::{Body, Incoming};
 use hyper::service::Service;
@@ -21,6 +22,7 @@ use super::refusal::Refusal;
 use super::settings::Endpoint;
 use super::upgrade::switching_protocols;
 use crate::memory::Pressure;
+use crate::time::elapsed_us;
 use tickgate_protocol::channel::Tenant;
 
 /// Serves the requests of one connection, in order, until one of them is an upgrade.
@@ -57,6 +59,7 @@ impl Service<Request<Incoming>> for HttpService {
     type Future = ResponseFuture;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        let start = Instant::now();
         let has_body = !request.body().is_end_stream();
         // The end of a body must be seen, because it may come too early. So must the end of a client whose session is
         // asked: the session ends with a client that has gone.
@@ -73,7 +76,9 @@ impl Service<Request<Incoming>> for HttpService {
         };
         let endpoint = match selection {
             Selection::Endpoint(endpoint) if endpoint.session.dialect.is_engine_io() => {
-                let response = self.clone().poll_session(Arc::clone(endpoint), request, has_body);
+                let response = self
+                    .clone()
+                    .poll_session(Arc::clone(endpoint), request, has_body, start);
                 return ResponseFuture::Polling(Box::pin(response));
             }
             Selection::Endpoint(endpoint) => Ok(Some(endpoint)),
@@ -81,8 +86,8 @@ impl Service<Request<Incoming>> for HttpService {
             Selection::Unfit => Err(Refusal::no_endpoint()),
         };
         let response = match endpoint.and_then(|endpoint| self.respond(endpoint, &mut request)) {
-            Ok(response) => self.log(response, request.method(), request.uri().path()),
-            Err(refusal) => self.refuse(tenant, refusal, request.method(), request.uri().path()),
+            Ok(response) => self.log(response, start, request.method(), request.uri().path()),
+            Err(refusal) => self.refuse(tenant, refusal, start, request.method(), request.uri().path()),
         };
         let response = self.connection.count_request(response, has_body);
         self.connection.begin_response();
@@ -104,7 +109,13 @@ impl HttpService {
     }
 
     /// Serves a request of an Engine.IO endpoint.
-    async fn poll_session(self, endpoint: Arc<Endpoint>, request: Request<Incoming>, has_body: bool) -> HttpResponse {
+    async fn poll_session(
+        self,
+        endpoint: Arc<Endpoint>,
+        request: Request<Incoming>,
+        has_body: bool,
+        start: Instant,
+    ) -> HttpResponse {
         let (method, path) = (request.method().clone(), Box::<str>::from(request.uri().path()));
         let response = match polling::serve(&self.context, &self.connection, &endpoint, request).await {
             Ok(PollingResponse { response, is_poll }) => {
@@ -115,10 +126,10 @@ impl HttpService {
                 };
                 // In a drain the client reconnects, and so reaches another gateway.
                 let is_last = !self.connection.has_slot() || self.context.shared.health.is_draining();
-                close_after(self.log(response, &method, &path), is_last)
+                close_after(self.log(response, start, &method, &path), is_last)
             }
             Err(refusal) => {
-                let response = self.refuse(Some(endpoint.session.tenant), refusal, &method, &path);
+                let response = self.refuse(Some(endpoint.session.tenant), refusal, start, &method, &path);
                 self.connection.count_request(response, has_body)
             }
         };
@@ -168,7 +179,14 @@ impl HttpService {
     }
 
     // The lines do not have the query, which may hold the token. So may the path, by mistake.
-    fn refuse(&self, tenant: Option<Tenant>, refusal: Refusal, method: &Method, path: &str) -> HttpResponse {
+    fn refuse(
+        &self,
+        tenant: Option<Tenant>,
+        refusal: Refusal,
+        start: Instant,
+        method: &Method,
+        path: &str,
+    ) -> HttpResponse {
         self.context.shared.metrics.refuse(refusal.reason);
         if let Some(tenant) = tenant {
             self.context.shared.metrics.tenant_refused[tenant.index()].add(1);
@@ -178,17 +196,19 @@ impl HttpService {
             path = %loggable_path(path),
             status = refusal.response.status().as_u16(),
             reason = refusal.reason.label(),
+            duration_us = elapsed_us(start),
             hop = self.connection.hop.map(tracing::field::display),
             "request refused"
         );
         *refusal.response
     }
 
-    fn log(&self, response: HttpResponse, method: &Method, path: &str) -> HttpResponse {
+    fn log(&self, response: HttpResponse, start: Instant, method: &Method, path: &str) -> HttpResponse {
         tracing::debug!(
             %method,
             path = %loggable_path(path),
             status = response.status().as_u16(),
+            duration_us = elapsed_us(start),
             hop = self.connection.hop.map(tracing::field::display),
             "request served"
         );

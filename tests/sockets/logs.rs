@@ -270,6 +270,11 @@ async fn the_log_tells_the_life_of_a_connection() {
         until(what, async || gateway.log().contains(what).then_some(())).await;
     }
     let log = gateway.log();
+    for what in ["request served", "admin request"] {
+        let line = log.lines().find(|line| line.contains(what)).expect("found");
+        let line: Value = serde_json::from_str(line).expect("JSON");
+        assert!(line["duration_us"].is_u64(), "{line}");
+    }
     let line = log.lines().find(|line| line.contains("a connection ended"));
     let line: Value = serde_json::from_str(line.expect("found")).expect("JSON");
     let known = ["user", "address", "code", "blame"].map(|field| line[field].clone());
