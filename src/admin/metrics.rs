@@ -3,6 +3,9 @@
 //! Invariant: the page contains every declared metric once, in a fixed order. The declarations stand next to the counters
 //! they are read from; the tables here declare the metrics of parts that know nothing of Prometheus.
 
+use hyper::header::ACCEPT;
+use hyper::{HeaderMap, StatusCode};
+
 use super::Admin;
 use super::statistics::Process;
 use super::tenant::TenantSample;
@@ -15,9 +18,10 @@ use crate::backend::spans::SpanCounts;
 use crate::broker::BrokerSample;
 use crate::hub::HubMetrics;
 use crate::hub::snapshot::SnapshotSample;
+use crate::ingress::http::response::{self, HttpResponse};
 use crate::metrics::{
-    AcceptMetrics, AcceptSample, Counter, ENDINGS, Gauge, IngressSample, LATENCY, Labels, Metric, Page, REFUSALS,
-    Readable as _, ShardSample, metrics,
+    AcceptMetrics, AcceptSample, Counter, ENDINGS, Format, Gauge, IngressSample, LATENCY, Labels, Metric, Page,
+    REFUSALS, Readable as _, ShardSample, TracedSample, metrics,
 };
 use tickgate_protocol::channel::Tenant;
 
@@ -243,6 +247,12 @@ const HUB: &[Metric<HubMetrics>] = &[
     ),
 ];
 
+const PUBLISHING: &[Metric<TracedSample>] = &[Metric::histogram(
+    "tickgate_publish_seconds",
+    "How long requests to publish took once their body was there, over HTTP and NATS. Streams of lines do not count.",
+    |sample, samples| samples.traced(sample),
+)];
+
 const PROCESS: &[Metric<Process>] = &[
     Metric::counter(
         "process_cpu_seconds_total",
@@ -257,14 +267,20 @@ const PROCESS: &[Metric<Process>] = &[
 ];
 
 impl Admin {
-    /// The page, in Prometheus' text format.
-    pub(super) fn metrics_page(&self) -> String {
+    /// `GET /metrics`
+    pub(super) fn metrics_response(&self, headers: &HeaderMap) -> HttpResponse {
+        let accept = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        let format = Format::accepted(&accept.collect::<Vec<_>>().join(","));
+        response::with_body(StatusCode::OK, format.content_type(), self.metrics_page(format))
+    }
+
+    fn metrics_page(&self, format: Format) -> String {
         let parts = &self.parts;
         let now = parts.statistics.read(parts.clock.now());
         let ingress = parts.ingress.read();
         let commands = parts.router.read();
         let feeds = parts.feeds.read();
-        let mut page = Page::new();
+        let mut page = Page::new(format);
         let gateway = Gateway {
             node: &parts.node,
             uptime_ms: now.uptime_ms,
@@ -326,6 +342,7 @@ impl Admin {
         }
         page.add(SpanCounts::METRICS, &parts.tracer.read());
         page.add(AdminSample::METRICS, &self.metrics.read());
+        page.add(PUBLISHING, &self.publish_duration.read());
         page.add(PROCESS, &now.process);
         page.finish()
     }

@@ -64,7 +64,7 @@ use crate::hub::Hub;
 use crate::hub::snapshot::SnapshotMetrics;
 use crate::ingress::http::{BodyRoom, Closed, Gate, Health, Listener, Places};
 use crate::log_level::LevelControl;
-use crate::metrics::{Counter, IngressMetrics};
+use crate::metrics::{Counter, IngressMetrics, TracedHistogram};
 use crate::session::{self, limits::TokenBucket};
 use crate::shard::mailbox::ShardHandle;
 use crate::time::Clock;
@@ -178,6 +178,7 @@ pub struct Admin {
     gateways: Gateways,
     parts: Parts,
     metrics: AdminMetrics,
+    publish_duration: TracedHistogram,
     // Connections that have presented a key or token, and all others.
     with_key: Arc<Places>,
     without_key: Arc<Places>,
@@ -253,6 +254,7 @@ impl Admin {
             gateways: Gateways::default(),
             parts,
             metrics: AdminMetrics::default(),
+            publish_duration: TracedHistogram::default(),
             gate: Gate::default(),
         })
     }

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::pin::Pin;
 
 use hyper::body::Incoming;
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, Request};
 
 use super::Admin;
 use super::access::{Caller, Operator, TENANT, Viewer};
@@ -17,34 +17,33 @@ use super::query::Query;
 use crate::ingress::http::request::decode;
 use crate::ingress::http::response::{self, HttpResponse};
 use crate::ingress::http::{Health, HttpErrorCode};
-use crate::metrics::CONTENT_TYPE;
 
 /// Every route. A path occurs once, so that the `Allow` of a 405 is complete.
 pub(super) const ROUTES: &[Route] = &[
     Route {
         methods: Health::METHODS,
         path: "/healthz",
-        handler: Handler::Public(Admin::health),
+        handler: Handler::Public(|admin, request| admin.health(request.uri().path())),
     },
     Route {
         methods: Health::METHODS,
         path: "/readyz",
-        handler: Handler::Public(Admin::health),
+        handler: Handler::Public(|admin, request| admin.health(request.uri().path())),
     },
     Route {
         methods: GET,
         path: "/metrics",
-        handler: Handler::Public(|admin, _| response::with_body(StatusCode::OK, CONTENT_TYPE, admin.metrics_page())),
+        handler: Handler::Public(|admin, request| admin.metrics_response(request.headers())),
     },
     Route {
         methods: GET,
         path: "",
-        handler: Handler::Public(Admin::console_page),
+        handler: Handler::Public(|admin, request| admin.console_page(request.uri().path())),
     },
     Route {
         methods: GET,
         path: "/console",
-        handler: Handler::Public(Admin::console_page),
+        handler: Handler::Public(|admin, request| admin.console_page(request.uri().path())),
     },
     Route {
         methods: "GET",
@@ -54,7 +53,7 @@ pub(super) const ROUTES: &[Route] = &[
     Route {
         methods: GET,
         path: "/console/{}",
-        handler: Handler::Public(Admin::console_page),
+        handler: Handler::Public(|admin, request| admin.console_page(request.uri().path())),
     },
     Route {
         methods: "GET, HEAD, POST, DELETE",
@@ -250,7 +249,7 @@ pub(super) struct Route {
 /// The function that answers a route, within the access rule that guards it.
 pub(super) enum Handler {
     /// Open to everyone.
-    Public(fn(&Admin, &str) -> HttpResponse),
+    Public(fn(&Admin, &Request<Incoming>) -> HttpResponse),
     /// Open to every valid key or token. The handler decides what the caller may do.
     Caller(for<'a> fn(&'a Admin, Caller, Call) -> PendingResponse<'a>),
     /// `/api/session`: the caller signs in, or is authenticated by the handler.

@@ -182,7 +182,7 @@ impl Admin {
             address,
         };
         Ok(match route.handler {
-            Handler::Public(handler) => handler(self, path),
+            Handler::Public(handler) => handler(self, &request),
             Handler::Session => self.session_route(call(request)).await,
             Handler::Socket => self.console_socket(request, connection)?,
             Handler::Caller(handler) => {

@@ -30,7 +30,7 @@ pub use embedded::Embedded;
 pub use message::DEFAULT_TENANT as NAME_OF_DEFAULT_TENANT;
 pub use metrics::BrokerSample;
 pub use replica::{Foreign, Listeners};
-pub use requests::{Answer, Doing, Learn, NoReply, Peers, Reply, Service};
+pub use requests::{Answer, Doing, Learn, NoReply, Peers, Reply, Service, Taken};
 
 /// What became of each event, in their order.
 pub type Outcomes = Vec<Result<Receipt, Refusal>>;

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use bytes::Bytes;
 
 use crate::event::Refusal;
+use tickgate_protocol::trace_context::TraceParent;
 
 /// Something that is being done.
 pub type Doing<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -19,8 +20,31 @@ pub struct Service {
     pub answer: Answer,
 }
 
-/// Answers a request to a subject, which is given without the prefix.
-pub type Answer = Box<dyn Fn(String, Bytes) -> Doing<'static, Reply> + Send + Sync>;
+/// Answers a request.
+pub type Answer = Box<dyn Fn(Taken) -> Doing<'static, Reply> + Send + Sync>;
+
+/// A request that this gateway answers.
+#[derive(Clone, Debug)]
+pub struct Taken {
+    /// The subject, without the prefix.
+    pub subject: String,
+    /// The trace that the request continues.
+    pub trace: Option<TraceParent>,
+    /// The body.
+    pub payload: Bytes,
+}
+
+impl Taken {
+    /// A request that brings no trace.
+    #[must_use]
+    pub const fn new(subject: String, payload: Bytes) -> Self {
+        Self {
+            subject,
+            trace: None,
+            payload,
+        }
+    }
+}
 
 /// The reply to a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

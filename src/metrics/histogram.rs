@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use parking_lot::Mutex;
+
 use super::{Counter, Readable};
+use crate::time::unix_ms;
 
 /// The upper bounds of the buckets, in microseconds. Durations above the last one are in one more bucket.
 pub const BOUNDS_US: [u64; 16] = [
@@ -31,6 +34,60 @@ impl Histogram {
         self.buckets[bucket(us)].bump(1);
         self.sum_us.bump(us);
     }
+}
+
+/// Counts durations by their length, and remembers for each bucket the newest one that belongs to a sampled trace.
+#[derive(Debug, Default)]
+pub struct TracedHistogram {
+    histogram: Histogram,
+    exemplars: Mutex<Exemplars>,
+}
+
+/// The exemplar of each bucket, if it has one.
+pub type Exemplars = [Option<Exemplar>; BOUNDS_US.len() + 1];
+
+/// A duration that belongs to a sampled trace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exemplar {
+    /// The trace.
+    pub trace_id: u128,
+    /// The duration, in microseconds.
+    pub us: u64,
+    /// When it was counted, in milliseconds since 1970.
+    pub unix_ms: u64,
+}
+
+impl TracedHistogram {
+    /// Counts one duration. `trace_id` names its trace if that is sampled. Any number of threads may call it.
+    pub fn add(&self, duration: Duration, trace_id: Option<u128>) {
+        self.histogram.add(duration);
+        if let Some(trace_id) = trace_id {
+            let us = microseconds(duration);
+            self.exemplars.lock()[bucket(us)] = Some(Exemplar {
+                trace_id,
+                us,
+                unix_ms: unix_ms(),
+            });
+        }
+    }
+
+    /// Reads it.
+    #[must_use]
+    pub fn read(&self) -> TracedSample {
+        TracedSample {
+            histogram: self.histogram.read(),
+            exemplars: *self.exemplars.lock(),
+        }
+    }
+}
+
+/// One reading of a [`TracedHistogram`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TracedSample {
+    /// All durations.
+    pub histogram: HistogramSample,
+    /// Those that belong to a trace.
+    pub exemplars: Exemplars,
 }
 
 fn microseconds(duration: Duration) -> u64 {
@@ -135,5 +192,24 @@ mod tests {
         assert_eq!((sample.buckets[0], sample.buckets[1]), (2, 1));
         assert_eq!((sample.buckets[15], sample.buckets[16]), (1, 2));
         assert_eq!(sample.count(), 6);
+    }
+
+    #[test]
+    fn a_bucket_remembers_its_newest_duration_with_a_trace() {
+        let histogram = TracedHistogram::default();
+        for (us, trace_id) in [
+            (700, Some(1)),
+            (800, None),
+            (900, Some(2)),
+            (80_000, None),
+            (90_000, Some(3)),
+        ] {
+            histogram.add(Duration::from_micros(us), trace_id);
+        }
+        let sample = histogram.read();
+        assert_eq!(sample.histogram.count(), 5);
+        let exemplars = sample.exemplars.iter().flatten();
+        let exemplars: Vec<_> = exemplars.map(|exemplar| (exemplar.trace_id, exemplar.us)).collect();
+        assert_eq!(exemplars, [(2, 900), (3, 90_000)]);
     }
 }

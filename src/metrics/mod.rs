@@ -22,8 +22,8 @@ mod shard;
 
 pub(crate) use declare::metrics;
 pub use declare::{Kind, Metric};
-pub use histogram::{BOUNDS_US, Histogram, HistogramSample};
+pub use histogram::{BOUNDS_US, Exemplar, Exemplars, Histogram, HistogramSample, TracedHistogram, TracedSample};
 pub use ingress::{AcceptMetrics, AcceptSample, IngressMetrics, IngressSample, REFUSALS, RefusalReason};
 pub use instrument::{Counter, Gauge, Instrument, Readable};
-pub use page::{CONTENT_TYPE, Labels, Page, Samples};
+pub use page::{Format, Labels, Page, Samples};
 pub use shard::{ENDINGS, LATENCY, ShardMetrics, ShardSample};

@@ -154,3 +154,45 @@ fn deliveries_and_verifications_are_measured() {
     assert!(mean > 0.0 && mean < 60.0, "{mean} s");
     assert!(value(&page, "tickgate_token_verification_seconds_count") >= 1.0);
 }
+
+#[test]
+fn a_scraper_that_asks_for_open_metrics_gets_them() {
+    let gateway = start(|_| {});
+    let page = gateway.admin_as(
+        None,
+        "GET",
+        "/metrics",
+        "Accept: application/openmetrics-text;version=1.0.0;q=0.5,text/plain;q=0.3\r\n",
+        b"",
+    );
+    assert!(
+        page.head
+            .contains("content-type: application/openmetrics-text; version=1.0.0"),
+        "{}",
+        page.head
+    );
+    let (page, end) = page.body.split_at(page.body.len() - 6);
+    assert_eq!(end, "# EOF\n");
+    // Each metric has a name of its own, and its samples have that name with the suffix of the type.
+    let mut names = std::collections::BTreeSet::new();
+    let mut family = (String::new(), String::new());
+    for line in page.lines().filter(|line| !line.starts_with("# HELP")) {
+        if let Some(told) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = told.split_once(' ').expect("a type");
+            family = (name.to_owned(), kind.to_owned());
+            assert!(names.insert(name.to_owned()), "{name} occurs twice");
+            continue;
+        }
+        let sample = line.split(['{', ' ']).next().expect("a name");
+        let suffix = sample
+            .strip_prefix(&*family.0)
+            .unwrap_or_else(|| panic!("{line} in {family:?}"));
+        let suffixes: &[&str] = match &*family.1 {
+            "counter" => &["_total"],
+            "histogram" => &["_bucket", "_sum", "_count"],
+            "gauge" | "unknown" => &[""],
+            kind => panic!("{kind}"),
+        };
+        assert!(suffixes.contains(&suffix), "{line} in {family:?}");
+    }
+}

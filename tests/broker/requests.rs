@@ -1,6 +1,8 @@
 //! Requests over NATS: publishing, and commands.
 
-use std::sync::{Arc, Mutex};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use async_nats::Client;
@@ -8,6 +10,7 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use tickgate::backend::commands::{RouteSettings, Target};
+use tickgate::backend::spans;
 use tickgate::broker::SharedSettings;
 use tickgate_protocol::channel::Pattern;
 use tokio::runtime::Runtime;
@@ -273,4 +276,73 @@ fn a_tenant_is_published_to_by_its_name_and_sees_its_own_channels_only() {
         gateway::until("the event", || history("acme") == 1);
         assert_eq!(history("default"), 0);
     }
+}
+
+/// An HTTP server that takes spans. Returns its address, and the bodies of its requests.
+fn collector() -> (SocketAddr, mpsc::Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("bound");
+    let address = listener.local_addr().expect("an address");
+    let (sender, bodies) = mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let mut stream = BufReader::new(stream);
+            let mut length = 0;
+            let mut line = String::new();
+            while stream.read_line(&mut line).is_ok_and(|count| count > 2) {
+                let line = std::mem::take(&mut line).to_ascii_lowercase();
+                if let Some(value) = line.strip_prefix("content-length:") {
+                    length = value.trim().parse().expect("a number");
+                }
+            }
+            let mut body = vec![0; length];
+            stream.read_exact(&mut body).expect("a body");
+            let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}";
+            stream.get_mut().write_all(answer).expect("answered");
+            if sender.send(String::from_utf8(body).expect("UTF-8")).is_err() {
+                return;
+            }
+        }
+    });
+    (address, bodies)
+}
+
+#[test]
+fn a_publication_over_nats_continues_the_trace_of_its_header() {
+    const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+    const SPAN: &str = "b7ad6b7169203331";
+    let (address, bodies) = collector();
+    let server = Nats::start();
+    let one = start(server.url(), "one", |settings| {
+        settings.otlp = Some(spans::Settings {
+            endpoint: format!("http://{address}").parse().expect("a URL"),
+            service: "tickgate".into(),
+            one_in: 0,
+        });
+    });
+    let backend = Backend::connect(&server);
+    let subject = "suite.one.in.~.grid.a.order";
+    until_taken(&backend, subject, &json!({"event": "filled"}));
+    // The name of the header may have any case.
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("Traceparent", format!("00-{TRACE}-{SPAN}-01"));
+    for body in [json!({"event": "filled"}), json!({"event": 1})] {
+        let request = async_nats::Request::new()
+            .payload(body.to_string().into())
+            .headers(headers.clone());
+        let reply = backend.client.send_request(subject, request);
+        backend.runtime.block_on(reply).expect("a reply");
+    }
+    let mut spans: Vec<Value> = Vec::new();
+    while spans.len() < 2 {
+        let body = bodies.recv_timeout(gateway::PATIENCE).expect("spans");
+        let body: Value = serde_json::from_str(&body).expect("JSON");
+        let told = body["resourceSpans"][0]["scopeSpans"][0]["spans"].as_array().cloned();
+        spans.extend(told.expect("a list"));
+    }
+    for (span, status) in spans.iter().zip([Value::Null, json!(2)]) {
+        assert_eq!(span["name"], "publish");
+        assert_eq!((&span["traceId"], &span["parentSpanId"]), (&json!(TRACE), &json!(SPAN)));
+        assert_eq!(span["status"]["code"], status, "{span}");
+    }
+    drop(one);
 }

@@ -235,6 +235,23 @@ impl Gateway {
         path: &str,
         body: impl Into<Bytes>,
     ) -> Result<(u16, Bytes), Box<dyn std::error::Error + Send + Sync>> {
+        self.request((method, path), "application/json", body.into()).await
+    }
+
+    /// `GET /metrics` in OpenMetrics, which has exemplars.
+    pub(crate) async fn open_metrics(&self) -> String {
+        let asked = self.request(("GET", "/metrics"), "application/openmetrics-text", Bytes::new());
+        let (status, body) = asked.await.expect("answered");
+        assert_eq!(status, 200);
+        String::from_utf8(body.to_vec()).expect("UTF-8")
+    }
+
+    async fn request(
+        &self,
+        (method, path): (&str, &str),
+        accept: &str,
+        body: Bytes,
+    ) -> Result<(u16, Bytes), Box<dyn std::error::Error + Send + Sync>> {
         let stream = TcpStream::connect(self.admin).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
@@ -242,9 +259,10 @@ impl Gateway {
             .method(method)
             .uri(path)
             .header("Host", "tickgate")
+            .header("Accept", accept)
             .header("Content-Type", "application/json")
             .header("Authorization", format!("Bearer {ADMIN_KEY}"))
-            .body(Full::new(body.into()))
+            .body(Full::new(body))
             .expect("a request");
         let response = within(path, sender.send_request(request)).await?;
         let status = response.status().as_u16();

@@ -115,6 +115,13 @@ async fn a_trace_goes_on_through_the_gateway_to_the_backend() {
         (spans.len() == 3).then_some(spans)
     })
     .await;
+    // The histograms name the trace.
+    let page = gateway.open_metrics().await;
+    for name in ["tickgate_command_seconds", "tickgate_backend_seconds"] {
+        let exemplar = format!("# {{trace_id=\"{TRACE}\"}}");
+        let mut buckets = page.lines().filter(|line| line.starts_with(&format!("{name}_bucket")));
+        assert!(buckets.any(|line| line.contains(&exemplar)), "{name} in {page}");
+    }
     // What has just ended is sent before the process ends.
     let last = json!({"type": "command", "id": "c4", "action": "grid.stop", "params": {},
         "traceparent": format!("00-{TRACE}-{SPAN}-01")});
@@ -175,6 +182,13 @@ async fn a_request_without_a_trace_begins_one_and_a_collector_that_is_away_holds
         1,
         "the refused one"
     );
+    let page = gateway.open_metrics().await;
+    let exemplar = page
+        .lines()
+        .find(|line| line.starts_with("tickgate_publish_seconds_bucket") && line.contains(" # "));
+    let ids = [&spans[0], &spans[1]].map(|span| span["traceId"].as_str().expect("a text"));
+    let exemplar = exemplar.unwrap_or_else(|| panic!("no exemplar in {page}"));
+    assert!(ids.iter().any(|id| exemplar.contains(id)), "{exemplar}");
     let exported = async || gateway.metrics().await.1.contains("tickgate_spans_exported_total 2\n");
     until("the metric", async || exported().await.then_some(())).await;
 

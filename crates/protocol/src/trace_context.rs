@@ -3,6 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
+/// The header of a request that holds a [`TraceParent`].
+pub const TRACE_HEADER: &str = "traceparent";
+
 /// The position of a request in a trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TraceParent {
@@ -12,6 +15,14 @@ pub struct TraceParent {
     pub span_id: u64,
     /// Whether the caller records the trace.
     pub is_sampled: bool,
+}
+
+impl TraceParent {
+    /// The trace, if the caller records it.
+    #[must_use]
+    pub fn sampled_trace(self) -> Option<u128> {
+        self.is_sampled.then_some(self.trace_id)
+    }
 }
 
 /// Why a text is not a `traceparent`. A receiver ignores such a text (section 3.2.2.3).

@@ -20,7 +20,7 @@ use self::members::{FORMAT, Member, Members, TELL_MS};
 use super::Admin;
 use super::access::{Viewer, forbidden};
 use super::overview::{Check, Status};
-use crate::broker::{Peers, Reply, Service};
+use crate::broker::{Peers, Reply, Service, Taken};
 use crate::ingress::http::response::{self, HttpResponse};
 
 pub(super) use orders::Order;
@@ -208,15 +208,15 @@ fn services(admin: &Weak<Admin>) -> Vec<Service> {
     fn service<F: Future<Output = Reply> + Send + 'static>(
         (subject, is_shared): (&'static str, bool),
         admin: &Weak<Admin>,
-        answer: impl Fn(Arc<Admin>, String, Bytes) -> F + Send + Sync + 'static,
+        answer: impl Fn(Arc<Admin>, Taken) -> F + Send + Sync + 'static,
     ) -> Service {
         let admin = admin.clone();
         Service {
             subject,
             is_shared,
-            answer: Box::new(move |subject, body| -> Answered {
+            answer: Box::new(move |request| -> Answered {
                 match admin.upgrade() {
-                    Some(admin) => Box::pin(answer(admin, subject, body)),
+                    Some(admin) => Box::pin(answer(admin, request)),
                     // The gateway ends.
                     None => Box::pin(std::future::ready(Reply::default())),
                 }
@@ -224,17 +224,15 @@ fn services(admin: &Weak<Admin>) -> Vec<Service> {
         }
     }
     vec![
-        service(
-            (Admin::PUBLISH_SUBJECT, true),
-            admin,
-            |admin, subject, body| async move { admin.publish_request(subject, body).await },
-        ),
-        service((STATE, false), admin, |admin, _, body| async move {
-            admin.note_gateway(&body);
+        service((Admin::PUBLISH_SUBJECT, true), admin, |admin, request| async move {
+            admin.publish_request(request).await
+        }),
+        service((STATE, false), admin, |admin, request| async move {
+            admin.note_gateway(&request.payload);
             Reply::default()
         }),
-        service((ORDERS, false), admin, |admin, _, body| async move {
-            admin.take_order(&body).await
+        service((ORDERS, false), admin, |admin, request| async move {
+            admin.take_order(&request.payload).await
         }),
     ]
 }

@@ -8,6 +8,8 @@ mod batch;
 mod lines;
 mod requests;
 
+use std::time::Instant;
+
 use hyper::header::CONTENT_TYPE;
 use hyper::{HeaderMap, StatusCode};
 
@@ -17,12 +19,12 @@ use super::Admin;
 use super::access::{Caller, forbidden};
 use super::body::{self, BodyReader};
 use super::routes::Call;
-use crate::backend::commands::http::TRACE_HEADER;
-use crate::backend::spans::Kind;
+use crate::backend::spans::{Kind, Span};
 use crate::hub::Receipt;
 use crate::ingress::http::HttpErrorCode;
 use crate::ingress::http::response::{self, HttpResponse};
 use tickgate_protocol::json;
+use tickgate_protocol::trace_context::TRACE_HEADER;
 
 /// Most items of an array.
 const ITEMS_MAX: usize = 10_000;
@@ -37,7 +39,7 @@ impl Admin {
         let trace = call.request.headers().get(TRACE_HEADER);
         let trace = trace.and_then(|trace| trace.to_str().ok()?.parse().ok());
         let mut span = self.parts.tracer.begin(Kind::Server, trace, || "publish".to_owned());
-        let response = self.publish_body(caller, call).await;
+        let response = self.publish_body(caller, call, &span).await;
         span.set("http.response.status_code", u64::from(response.status().as_u16()));
         if !response.status().is_success() {
             span.fail(response.status().canonical_reason().unwrap_or_default());
@@ -45,7 +47,7 @@ impl Admin {
         response
     }
 
-    async fn publish_body(&self, caller: Caller, call: Call) -> HttpResponse {
+    async fn publish_body(&self, caller: Caller, call: Call, span: &Span) -> HttpResponse {
         let request = call.request;
         match &caller {
             Caller::Viewer(_) => return forbidden("the viewer key may not publish"),
@@ -74,7 +76,7 @@ impl Admin {
             Ok(text) => text,
             Err(what) => return response::error(HttpErrorCode::InvalidJson, &format!("the body {what}")),
         };
-        match self.publish_text(batch, text).await {
+        match self.publish_text(batch, text, span).await {
             Ok(reply) => response::json(StatusCode::OK, &reply),
             Err((HttpErrorCode::InvalidJson, message)) if is_one_item(text) && text.trim_ascii().contains('\n') => {
                 let message = format!("{message} (items in lines need `Content-Type: application/x-ndjson`)");
@@ -89,7 +91,19 @@ impl Admin {
     /// # Errors
     ///
     /// Why the text is not an array, or why its only item is refused.
-    async fn publish_text(&self, mut batch: Batch<'_>, text: &str) -> Result<PublishReply, (HttpErrorCode, Box<str>)> {
+    async fn publish_text(
+        &self,
+        batch: Batch<'_>,
+        text: &str,
+        span: &Span,
+    ) -> Result<PublishReply, (HttpErrorCode, Box<str>)> {
+        let start = Instant::now();
+        let outcome = self.publish_items(batch, text).await;
+        self.publish_duration.add(start.elapsed(), span.sampled_trace());
+        outcome
+    }
+
+    async fn publish_items(&self, mut batch: Batch<'_>, text: &str) -> Result<PublishReply, (HttpErrorCode, Box<str>)> {
         if is_one_item(text) {
             batch.take(text);
             return self.publish_one(batch).await;

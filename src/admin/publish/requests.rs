@@ -9,7 +9,8 @@ use super::batch::Batch;
 use crate::admin::Admin;
 use crate::admin::access::backend_of;
 use crate::admin::body;
-use crate::broker::{NAME_OF_DEFAULT_TENANT, Reply};
+use crate::backend::spans::{Kind, Span};
+use crate::broker::{NAME_OF_DEFAULT_TENANT, Reply, Taken};
 use crate::ingress::http::HttpErrorCode;
 use tickgate_protocol::channel::{Channel, Tenant};
 
@@ -29,10 +30,16 @@ impl Admin {
     pub const PUBLISH_SUBJECT: &'static str = "in.*.>";
 
     /// Publishes for a backend that the broker lets write to the subject `in.<tenant>.<channel>`.
-    pub async fn publish_request(&self, subject: String, body: Bytes) -> Reply {
-        match self.try_publish_request(&subject, &body).await {
+    pub async fn publish_request(&self, request: Taken) -> Reply {
+        let mut span = (self.parts.tracer).begin(Kind::Server, request.trace, || "publish".to_owned());
+        match self
+            .try_publish_request(&request.subject, &request.payload, &span)
+            .await
+        {
             Ok(payload) => Reply { payload, error: None },
             Err((code, message)) => {
+                span.set("error.type", code.as_str());
+                span.fail(message.clone());
                 let error = Error {
                     code,
                     message: &message,
@@ -45,7 +52,12 @@ impl Admin {
         }
     }
 
-    async fn try_publish_request(&self, subject: &str, body: &Bytes) -> Result<Bytes, (HttpErrorCode, Box<str>)> {
+    async fn try_publish_request(
+        &self,
+        subject: &str,
+        body: &Bytes,
+        span: &Span,
+    ) -> Result<Bytes, (HttpErrorCode, Box<str>)> {
         let named = subject.strip_prefix("in.").and_then(|rest| rest.split_once('.'));
         let (tenant, channel) = named.unwrap_or_default();
         let found = match tenant {
@@ -69,7 +81,9 @@ impl Admin {
             (HttpErrorCode::InvalidJson, message.into())
         })?;
         let caller = backend_of(tenant);
-        let reply = self.publish_text(Batch::new(self, &caller).to(channel), text).await?;
+        let reply = self
+            .publish_text(Batch::new(self, &caller).to(channel), text, span)
+            .await?;
         Ok(serde_json::to_vec(&reply).unwrap_or_default().into())
     }
 }

@@ -8,9 +8,10 @@ use tokio::time::Instant;
 use super::breaker::{AttemptPermit, Breaker, CircuitState};
 use super::metrics::BackendSample;
 use super::{Failure, Handler, HandlerResult, Request};
-use crate::metrics::{Counter, Gauge, Histogram, Readable as _};
+use crate::metrics::{Counter, Gauge, TracedHistogram};
 use crate::time::Now;
 use tickgate_protocol::channel::Tenant;
+use tickgate_protocol::trace_context::TraceParent;
 
 /// The state that the routes of one backend share.
 pub(super) struct Backend {
@@ -23,7 +24,7 @@ pub(super) struct Backend {
     attempts: Counter,
     failures: Counter,
     refused: Counter,
-    duration: Histogram,
+    duration: TracedHistogram,
 }
 
 impl Backend {
@@ -37,7 +38,7 @@ impl Backend {
             attempts: Counter::default(),
             failures: Counter::default(),
             refused: Counter::default(),
-            duration: Histogram::default(),
+            duration: TracedHistogram::default(),
         }
     }
 
@@ -53,7 +54,7 @@ impl Backend {
     pub(super) async fn attempt(&self, handler: &dyn Handler, request: &Request) -> Result<HandlerResult, u64> {
         let entered = self.breaker.lock().enter(self.now());
         let permit = entered.inspect_err(|_| self.refused.add(1))?;
-        let mut attempt = Attempt::new(self, permit);
+        let mut attempt = Attempt::new(self, permit, request.trace.and_then(TraceParent::sampled_trace));
         let result = handler.call(request).await;
         attempt.healthy = !result.as_ref().is_err_and(Failure::is_backend_fault);
         attempt.failed = result.is_err();
@@ -88,18 +89,20 @@ impl Backend {
 struct Attempt<'a> {
     backend: &'a Backend,
     permit: AttemptPermit,
+    trace_id: Option<u128>,
     started: Instant,
     healthy: bool,
     failed: bool,
 }
 
 impl<'a> Attempt<'a> {
-    fn new(backend: &'a Backend, permit: AttemptPermit) -> Self {
+    fn new(backend: &'a Backend, permit: AttemptPermit, trace_id: Option<u128>) -> Self {
         backend.attempts.add(1);
         backend.in_flight.add(1);
         Self {
             backend,
             permit,
+            trace_id,
             started: Instant::now(),
             healthy: false,
             failed: true,
@@ -111,7 +114,7 @@ impl Drop for Attempt<'_> {
     fn drop(&mut self) {
         let backend = self.backend;
         backend.in_flight.add(-1);
-        backend.duration.add(self.started.elapsed());
+        backend.duration.add(self.started.elapsed(), self.trace_id);
         backend.failures.add(u64::from(self.failed));
         let (before, after) = {
             let mut breaker = backend.breaker.lock();

@@ -26,12 +26,10 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use super::{Failure, Handler, HandlerResult, Request, reply};
 use crate::auth::Secret;
 use crate::time::unix_ms;
+use tickgate_protocol::trace_context::TRACE_HEADER;
 
 /// The name of the signature's header.
 pub const SIGNATURE_HEADER: &str = "x-tickgate-signature";
-
-/// The name of the header of a trace.
-pub const TRACE_HEADER: &str = "traceparent";
 
 /// The `User-Agent` of all requests.
 const AGENT: &str = concat!("tickgate/", env!("CARGO_PKG_VERSION"));

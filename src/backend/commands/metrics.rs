@@ -2,7 +2,7 @@
 
 use super::audit::AuditSample;
 use super::breaker::CircuitState;
-use crate::metrics::{Counter, Gauge, Histogram, HistogramSample, Metric, Readable as _};
+use crate::metrics::{Counter, Gauge, Metric, TracedHistogram, TracedSample};
 use crate::session::CommandOutcome;
 use tickgate_protocol::channel::Tenant;
 use tickgate_protocol::message::ErrorCode;
@@ -16,7 +16,7 @@ pub(super) struct CommandMetrics {
     pub(super) retries: Counter,
     pub(super) repeats: Counter,
     /// From the arrival of a command to its answer.
-    pub(super) duration: Histogram,
+    pub(super) duration: TracedHistogram,
     succeeded: Counter,
     failed: Counter,
     unknown_action: Counter,
@@ -100,7 +100,7 @@ pub struct CommandsSample {
     /// Bytes of their outcomes.
     pub key_bytes: u64,
     /// How long commands took, from their arrival to their answer.
-    pub duration: HistogramSample,
+    pub duration: TracedSample,
     /// Answers by outcome: the label of the metric, and the number. `received` is their sum plus `in_flight`.
     pub outcomes: [(&'static str, u64); 10],
     /// The audit trail.
@@ -144,7 +144,7 @@ impl CommandsSample {
         Metric::histogram(
             "tickgate_command_seconds",
             "How long commands took, from their arrival to their answer.",
-            |commands, samples| samples.histogram(&commands.duration),
+            |commands, samples| samples.traced(&commands.duration),
         ),
         Metric::counter(
             "tickgate_command_repeats_total",
@@ -201,7 +201,7 @@ pub struct BackendSample {
     /// Commands refused without an attempt, because the breaker was open.
     pub refused: u64,
     /// How long attempts took.
-    pub duration: HistogramSample,
+    pub duration: TracedSample,
 }
 
 impl BackendSample {
@@ -230,7 +230,7 @@ impl BackendSample {
         Metric::histogram(
             "tickgate_backend_seconds",
             "How long attempts took, with or without a usable reply.",
-            |backend, samples| samples.histogram(&backend.duration),
+            |backend, samples| samples.traced(&backend.duration),
         ),
     ];
 }

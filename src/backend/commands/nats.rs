@@ -9,12 +9,13 @@ use std::time::Duration;
 use aws_lc_rs::hmac;
 use bytes::Bytes;
 
-use super::http::{SIGNATURE_HEADER, TRACE_HEADER, sign};
+use super::http::{SIGNATURE_HEADER, sign};
 use super::{Failure, Handler, HandlerResult, Request, reply};
 use crate::auth::Secret;
 use crate::broker::nats::Nats;
 use crate::broker::{NAME_OF_DEFAULT_TENANT, NoReply, Reply};
 use crate::time::unix_ms;
+use tickgate_protocol::trace_context::TRACE_HEADER;
 
 /// How often a request is sent if nobody subscribes to its subject, and the wait before the second time, which doubles. A
 /// backend that is restarted is away for such a time.

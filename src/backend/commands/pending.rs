@@ -162,7 +162,8 @@ impl Pending {
 
     fn finish(&mut self, outcome: CommandOutcome) {
         self.answered = true;
-        self.shared.metrics.duration.add(self.received.elapsed());
+        let trace_id = self.span.sampled_trace();
+        self.shared.metrics.duration.add(self.received.elapsed(), trace_id);
         self.describe(&outcome);
         let duration_ms = u64::try_from(self.received.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.shared.answered.push(&self.request, &outcome, duration_ms);

@@ -227,6 +227,12 @@ impl Span {
         }
     }
 
+    /// The trace, if it is sampled.
+    #[must_use]
+    pub fn sampled_trace(&self) -> Option<u128> {
+        self.trace_parent().and_then(TraceParent::sampled_trace)
+    }
+
     /// Begins a span within this one. `name` is called if it is recorded.
     pub fn child(&self, kind: Kind, name: impl FnOnce() -> String) -> Self {
         match &self.recorded {

@@ -20,11 +20,12 @@ use futures_util::StreamExt as _;
 use futures_util::stream::{SelectAll, select_all};
 use hashbrown::HashMap;
 use parking_lot::Mutex;
+use tickgate_protocol::trace_context::TRACE_HEADER;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::{Nats, Shared};
 use crate::broker::link::{End, failed};
-use crate::broker::requests::{Doing, NoReply, Peers, Reply, Service};
+use crate::broker::requests::{Doing, NoReply, Peers, Reply, Service, Taken};
 use crate::event::Refusal;
 
 /// The bytes of all requests that are being answered. A request counts [`REQUEST_BYTES`] more than its payload.
@@ -36,6 +37,19 @@ const REQUEST_BYTES: usize = 1024;
 /// The headers of a reply that is an error, as NATS services have them: the code as a number, and as a word.
 const ERROR_CODE: &str = "Nats-Service-Error-Code";
 const ERROR: &str = "Nats-Service-Error";
+
+/// A request with its subject behind the prefix, and the trace of its headers.
+fn taken(message: &Message, prefix: &str) -> Taken {
+    let subject = message.subject.get(prefix.len() + 1..).unwrap_or_default();
+    // NATS tells headers apart by their case, but the libraries that set this one do not agree on it.
+    let is_trace = |name: &dyn AsRef<str>| name.as_ref().eq_ignore_ascii_case(TRACE_HEADER);
+    let headers = message.headers.iter().flat_map(HeaderMap::iter);
+    let mut traces = headers.filter_map(|(name, values)| is_trace(name).then(|| values.first()).flatten());
+    Taken {
+        trace: traces.next().and_then(|trace| trace.as_str().parse().ok()),
+        ..Taken::new(subject.to_owned(), message.payload.clone())
+    }
+}
 
 /// The requests that a gateway answers and sends.
 pub(super) struct Requests {
@@ -297,11 +311,8 @@ impl Shared {
         tokio::spawn(async move {
             let reply = match &permit {
                 Ok(_) => {
-                    let subject = message
-                        .subject
-                        .get(shared.settings.prefix.len() + 1..)
-                        .unwrap_or_default();
-                    (services[service].answer)(subject.to_owned(), message.payload).await
+                    let taken = taken(&message, &shared.settings.prefix);
+                    (services[service].answer)(taken).await
                 }
                 Err(_) => {
                     shared.metrics.requests_refused.add(1);
