@@ -45,7 +45,7 @@ use tokio::task::JoinHandle;
 
 pub use crate::ingress::http::ListenAddress;
 pub use access::AdminKey;
-pub use configuration::ConfigurationKey;
+pub use configuration::{ConfigurationKey, Effect};
 pub use gateways::learn;
 
 use self::configuration::Configuration;

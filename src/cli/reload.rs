@@ -1,8 +1,9 @@
 //! SIGHUP: a running gateway takes over a changed configuration.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use tickgate::config::{Changes, Config};
+use tickgate::config::{Changes, Config, restart_reason};
 use tickgate::gateway::Handle;
 
 use super::{load, logging};
@@ -38,9 +39,13 @@ impl Reloader {
                 reloaded, need_restart, ..
             }) => {
                 tracing::info!(changed = reloaded.join(" "), "the configuration is reloaded");
-                if !need_restart.is_empty() {
-                    let keys = need_restart.join(" ");
-                    tracing::warn!(keys, "changed keys that take effect only after a restart");
+                let mut by_reason = BTreeMap::<&str, Vec<String>>::new();
+                for key in need_restart {
+                    by_reason.entry(restart_reason(&key)).or_default().push(key);
+                }
+                for (reason, keys) in by_reason {
+                    let keys = keys.join(" ");
+                    tracing::warn!(keys, reason, "changed keys that take effect only after a restart");
                 }
             }
             Err(problem) => tracing::error!("the configuration is not reloaded, the running one stays: {problem}"),
@@ -69,8 +74,11 @@ impl Reloader {
                 self.channels = config.clone();
             }
             Some(reason) => {
-                tracing::warn!("classes of channels and feeds stay as they are: {reason}");
-                changes.need_restart.append(&mut changes.channels);
+                let keys = changes.channels.join(" ");
+                tracing::warn!(
+                    keys,
+                    "classes of channels and feeds stay as they are, and change only after a restart: {reason}"
+                );
             }
         }
         self.current = config;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Config;
 use super::problem::Origin;
-use super::reload::is_reloaded;
+use super::reload::effect;
 use super::secrets::OwnSecrets;
 use super::sections::{self, Endpoint, Server, Space};
 use super::value::milliseconds;
@@ -218,7 +218,7 @@ impl Config {
 
     fn configuration(&self) -> Vec<admin::ConfigurationKey> {
         let shown = |key: super::EffectiveKey| admin::ConfigurationKey {
-            reloads: is_reloaded(&key.key),
+            effect: effect(&key.key),
             origin: match key.origin {
                 Origin::Line(line) => format!("line {line}"),
                 Origin::Variable(name) => name.into(),

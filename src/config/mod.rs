@@ -40,7 +40,7 @@ mod tests;
 use std::path::Path;
 
 pub use problem::{Origin, Problem, Problems};
-pub use reload::Changes;
+pub use reload::{Changes, restart_reason};
 pub use run_keys::{NoKey, RunKeys};
 pub use sections::{AuditMode, Format};
 pub use source::Environment;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Config;
+use crate::admin::Effect;
 
 /// The keys that take effect without a restart; a name ends with a dot if all keys below it do.
 const RELOADED: &[&str] = &[
@@ -48,6 +49,31 @@ const RELOADED: &[&str] = &[
 /// The sections that take effect without a restart if the hub can take them; see [`Changes::channels`].
 const CHANNELS: &[&str] = &["channel.", "feed.", "tenant.channel.", "tenant.feed."];
 
+/// Why the other keys need a restart; a name ends with a dot if the reason holds for all keys below it.
+const REASONS: &[(&str, &str)] = &[
+    ("admin.", "the admin listener is started with it"),
+    (
+        "broker.",
+        "the streams and the connection to the broker are made at the start",
+    ),
+    ("compression.threshold", "the shards are started with it"),
+    ("limits.memory", "the memory is divided at the start"),
+    ("limits.scan_burst", "the shards are started with it"),
+    ("limits.scan_rate", "the shards are started with it"),
+    ("log.", "the log is opened at the start"),
+    ("otlp.", "the exporter of spans is started with it"),
+    ("server.admin_listen", "the listening sockets are opened at the start"),
+    ("server.coalesce", "the shards are started with it"),
+    ("server.coalesce_max", "the shards are started with it"),
+    ("server.flush", "the shards are started with it"),
+    ("server.listen", "the listening sockets are opened at the start"),
+    ("server.node", "clients and other gateways know this process by it"),
+    ("server.shards", "the shards are started with it"),
+    ("server.socket_mode", "the listening sockets are opened at the start"),
+    ("state.", "the hub and its snapshot are set up at the start"),
+    ("tenant.admin.", "the admin listener is started with it"),
+];
+
 /// The keys whose values differ between two configurations.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
@@ -71,12 +97,10 @@ impl Config {
             if before.get(name) == after.get(name) {
                 continue;
             }
-            let list = if is_among(name, CHANNELS) {
-                &mut changes.channels
-            } else if is_reloaded(name) {
-                &mut changes.reloaded
-            } else {
-                &mut changes.need_restart
+            let list = match effect(name) {
+                Effect::WithChannels => &mut changes.channels,
+                Effect::AtOnce => &mut changes.reloaded,
+                Effect::AfterRestart(_) => &mut changes.need_restart,
             };
             list.push(name.clone());
         }
@@ -84,22 +108,43 @@ impl Config {
     }
 }
 
-/// Whether a key can take effect without a restart.
-pub(super) fn is_reloaded(name: &str) -> bool {
-    is_among(name, RELOADED) || is_among(name, CHANNELS)
+/// When a change of a key takes effect.
+pub(super) fn effect(name: &str) -> Effect {
+    if is_among(name, CHANNELS) {
+        Effect::WithChannels
+    } else if is_among(name, RELOADED) {
+        Effect::AtOnce
+    } else {
+        Effect::AfterRestart(restart_reason(name))
+    }
+}
+
+/// Why a key that is not taken over needs a restart.
+#[must_use]
+pub fn restart_reason(name: &str) -> &'static str {
+    let plain = plain(name);
+    let found = REASONS.iter().find(|(key, _)| matches(&plain, key));
+    found.map_or("it is read at the start", |(_, reason)| reason)
 }
 
 fn is_among(name: &str, keys: &[&str]) -> bool {
-    // `endpoint[0].path` is a key of `endpoint`.
-    let plain: String = name
-        .split('.')
+    let plain = plain(name);
+    keys.iter().any(|key| matches(&plain, key))
+}
+
+/// The name of a key in the lists: `endpoint[0].path` is a key of `endpoint`.
+fn plain(name: &str) -> String {
+    name.split('.')
         .map(|part| part.split('[').next().unwrap_or_default())
         .collect::<Vec<_>>()
-        .join(".");
-    keys.iter().any(|key| match key.strip_suffix('.') {
+        .join(".")
+}
+
+fn matches(plain: &str, key: &str) -> bool {
+    match key.strip_suffix('.') {
         Some(section) => plain == section || plain.strip_prefix(section).is_some_and(|rest| rest.starts_with('.')),
-        None => plain == *key,
-    })
+        None => plain == key,
+    }
 }
 
 /// Every key with its value.
@@ -159,6 +204,14 @@ mod tests {
             assert!(changes.reloaded.iter().any(|name| name == key), "{key}: {changes:?}");
         }
         assert_eq!(changes.need_restart, ["server.listen"]);
+        assert_eq!(
+            restart_reason("server.listen"),
+            "the listening sockets are opened at the start"
+        );
+        assert_eq!(
+            restart_reason("tenant[3].admin.key_env"),
+            restart_reason("admin.key_env")
+        );
         assert!(changes.channels.iter().any(|name| name == "channel[0].cache"));
         assert!(
             !changes.need_restart.iter().any(|name| name.starts_with("endpoint")),
@@ -174,7 +227,8 @@ mod tests {
             .flat_map(|section| &section.keys)
             .map(|key| key.name.replace("[]", ""))
             .collect();
-        for key in RELOADED.iter().chain(CHANNELS) {
+        let reasons = REASONS.iter().map(|(key, _)| key);
+        for key in RELOADED.iter().chain(CHANNELS).chain(reasons) {
             let exists = names.iter().any(|name| match key.strip_suffix('.') {
                 // The sections of a tenant that are those of the top level are listed as one key.
                 Some(section) => name.starts_with(key) || name == section,

@@ -88,7 +88,9 @@ impl Reload {
         self.router
             .replace(settings.commands.routes, settings.commands.reply_bytes_max);
         self.ingress.replace(settings.ingress);
-        self.admin.replace_configuration(settings.admin.configuration);
+        let why = kept.as_ref().map(ToString::to_string);
+        self.admin
+            .replace_configuration(settings.admin.configuration, why.as_deref());
         Ok(kept)
     }
 

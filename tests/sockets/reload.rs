@@ -24,7 +24,16 @@ async fn a_limit_changes_for_publishers_and_a_bad_file_changes_nothing() {
     assert_eq!(publish().await, 413, "the last good configuration stays");
     gateway.configure("shards = 7", "[limits]\nevent_bytes = 8192");
     hang_up(&gateway, "take effect only after a restart").await;
-    assert!(gateway.log().contains("server.shards"), "{}", gateway.log());
+    let (_, reply) = gateway.admin("GET", "/api/config", "").await;
+    let keys = reply["keys"].as_array().expect("a list");
+    let shards = keys.iter().find(|key| key["key"] == "server.shards").expect("the key");
+    let why = "the shards are started with it";
+    assert_eq!(
+        (&shards["waits_for_restart"], &shards["restart_reason"]),
+        (&json!("7"), &json!(why))
+    );
+    let log = gateway.log();
+    assert!(log.contains("server.shards") && log.contains(why), "{log}");
     assert_eq!(publish().await, 200);
 }
 
@@ -54,7 +63,7 @@ async fn bounds_of_a_class_change_at_once_and_another_lane_is_told() {
         "",
         "[[channel]]\nmatch = \"fx.*\"\ncache = \"last\"\n[limits]\nsubscriptions = 7",
     );
-    hang_up(&gateway, "take effect only after a restart").await;
+    hang_up(&gateway, "classes of channels and feeds stay as they are").await;
     let why = "`cache` changes for the channel fx.eur, of which something is kept";
     assert!(gateway.log().contains(why), "{}", gateway.log());
     assert_eq!(kept().await, (json!(4), json!(4)));
