@@ -289,10 +289,15 @@ impl Admin {
         self.parts.tracer.flush(patience).await;
     }
 
+    /// Accepts no further connection.
+    pub fn close_listener(&self) {
+        self.gate.close(Closed::All);
+    }
+
     /// Accepts no further connection, and waits until every connection has ended. While the gateway drains, each ends with
     /// the response to its next request.
     pub async fn stop_accepting(&self) {
-        self.gate.close(Closed::All);
+        self.close_listener();
         self.gate.loops_ended().await;
         while self.with_key.taken() + self.without_key.taken() > 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;

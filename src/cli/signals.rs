@@ -81,19 +81,18 @@ impl Signals {
     fn first_ending(&mut self, gateway: &Handle, mut operator: Option<Operator>) -> i32 {
         loop {
             match (self.next(), &mut operator) {
-                (Arrived::Ending(number), _) => return number,
+                (Arrived::Ending(number), operator) => {
+                    if let Some(operator) = operator {
+                        operator.successor.cancel();
+                    }
+                    return number;
+                }
                 (Arrived::Hangup, Some(operator)) => operator.reloader.run(gateway),
-                (Arrived::User2, Some(operator)) => match operator.successor.check() {
-                    Ok(()) => {
-                        gateway.restart();
+                (Arrived::User2, Some(operator)) => {
+                    if operator.successor.begin(gateway) {
                         return self.next_ending();
                     }
-                    Err(problem) => {
-                        tracing::error!(
-                            "the gateway does not restart, because the new program cannot take its place: {problem}"
-                        );
-                    }
-                },
+                }
                 (Arrived::Hangup | Arrived::User2, None) => {
                     tracing::warn!("SIGHUP and SIGUSR2 have no effect on the demo");
                 }

@@ -7,11 +7,12 @@ use parking_lot::Mutex;
 use tokio::runtime;
 use tokio::task::{AbortHandle, JoinHandle};
 
+use super::listeners::WeakListeners;
 use super::reload::Reload;
 use super::{ChannelsKept, ReloadError};
 use super::{LAST_REQUESTS, Settings};
 use crate::backend::commands::Router;
-use crate::ingress::http::{Closed, Health, monotonic};
+use crate::ingress::http::{Closed, Handover, Health, monotonic};
 use crate::shard::mailbox::{ShardHandle, ShardMessage};
 
 /// How long a restart waits for connections that were accepted and are not with a shard yet. Silent ones do not end.
@@ -29,6 +30,7 @@ struct Shared {
     drain_ms: u64,
     reload: Reload,
     restart_drain_ms: u64,
+    listeners: WeakListeners,
     // Since when nobody accepts, if the gateway restarts: a reading of `monotonic`.
     waiting_since: OnceLock<Duration>,
     tasks: Mutex<Tasks>,
@@ -68,6 +70,7 @@ impl Handle {
         router: Arc<Router>,
         main: runtime::Handle,
         (drain_ms, restart_drain_ms): (u64, u64),
+        listeners: WeakListeners,
         reload: Reload,
     ) -> Self {
         Self(Arc::new(Shared {
@@ -78,6 +81,7 @@ impl Handle {
             drain_ms,
             reload,
             restart_drain_ms,
+            listeners,
             waiting_since: OnceLock::new(),
             tasks: Mutex::default(),
         }))
@@ -120,8 +124,48 @@ impl Handle {
         tracing::info!(over_ms, "restarting: new connections wait until the gateway is back");
         let _ = shared.waiting_since.set(monotonic());
         shared.reload.ingress.stop_accepting(Closed::All);
+        self.drain_after_handshakes(over_ms);
+    }
+
+    /// Whether another gateway can run beside this one: they share a broker.
+    #[must_use]
+    pub fn has_shared_broker(&self) -> bool {
+        self.0.reload.peers.is_some()
+    }
+
+    /// The listening sockets for a process that begins to accept on them while this one still does; `None` when the gateway
+    /// has ended.
+    ///
+    /// # Errors
+    ///
+    /// When the process is out of descriptors.
+    pub fn share_listeners(&self) -> std::io::Result<Option<Handover>> {
+        let listeners = self.0.listeners.upgrade();
+        listeners.map(|listeners| listeners.hand_over(monotonic())).transpose()
+    }
+
+    /// Leaves the clients to another process, which accepts on the same listeners. Connections that are accepted are served,
+    /// then all are closed with 1012 over `drain_ms`.
+    ///
+    /// It has no effect on a drain that has begun.
+    pub fn step_aside(&self) {
+        let shared = &*self.0;
+        if !shared.health.restart() {
+            return;
+        }
+        let over_ms = shared.drain_ms;
+        tracing::info!(over_ms, "draining: the new process accepts connections");
+        if let Some(listeners) = shared.listeners.upgrade() {
+            listeners.leave_files();
+        }
+        shared.reload.ingress.stop_accepting(Closed::All);
+        shared.reload.admin.close_listener();
+        self.drain_after_handshakes(over_ms);
+    }
+
+    fn drain_after_handshakes(&self, over_ms: u64) {
         let handle = self.clone();
-        shared.main.spawn(async move {
+        self.0.main.spawn(async move {
             // The shards take these connections.
             let handshakes = handle.0.reload.ingress.handshakes_ended();
             let _ = tokio::time::timeout(LAST_HANDSHAKES, handshakes).await;
@@ -143,9 +187,9 @@ impl Handle {
 
     fn end_over(&self, over_ms: u64) {
         let shared = &*self.0;
-        let was_restarting = self.is_restarting();
+        let was_waiting = self.waiting_since().is_some();
         if !shared.health.drain() {
-            if was_restarting {
+            if was_waiting {
                 tracing::info!("the gateway ends instead of restarting");
             }
             return;

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -19,6 +19,7 @@ const ADMIN_SOCKET_MODE: u32 = 0o660;
 const ADMIN_KEY: &str = "server.admin_listen";
 
 /// The open listeners.
+#[derive(Clone)]
 pub(super) struct Listeners {
     pub(super) public: Vec<Arc<Listener>>,
     pub(super) admin: Arc<Listener>,
@@ -71,7 +72,8 @@ impl Listeners {
     }
 
     /// The sockets for the program that takes this one's place. Nobody has accepted on them since the given reading of
-    /// [`monotonic`](crate::ingress::http::monotonic). Files of Unix sockets are not removed any more.
+    /// [`monotonic`](crate::ingress::http::monotonic). The files of Unix sockets are removed unless they are
+    /// [left](Self::leave_files) to that program.
     ///
     /// # Errors
     ///
@@ -85,9 +87,40 @@ impl Listeners {
         Ok(Handover::new(sockets.collect::<io::Result<_>>()?, since))
     }
 
+    /// Leaves the files of Unix sockets to the program that takes this one's place.
+    pub(super) fn leave_files(&self) {
+        for listener in self.public.iter().chain([&self.admin]) {
+            listener.leave_file();
+        }
+    }
+
+    /// A reference that does not keep the listeners open.
+    pub(super) fn downgrade(&self) -> WeakListeners {
+        WeakListeners {
+            public: self.public.iter().map(Arc::downgrade).collect(),
+            admin: Arc::downgrade(&self.admin),
+        }
+    }
+
     /// The addresses of the public listeners, in the order of the settings.
     pub(super) fn public_addresses(&self) -> Vec<LocalAddress> {
         self.public.iter().map(|listener| listener.address().clone()).collect()
+    }
+}
+
+/// Listeners that another owner may close.
+pub(super) struct WeakListeners {
+    public: Vec<Weak<Listener>>,
+    admin: Weak<Listener>,
+}
+
+impl WeakListeners {
+    /// The listeners, unless they are closed.
+    pub(super) fn upgrade(&self) -> Option<Listeners> {
+        Some(Listeners {
+            public: self.public.iter().map(Weak::upgrade).collect::<Option<_>>()?,
+            admin: self.admin.upgrade()?,
+        })
     }
 }
 

@@ -9,7 +9,8 @@
 //! 2. Meanwhile the public listeners stay open and answer handshakes with 503, so that a proxy in front chooses another
 //!    gateway at once. Sockets that systemd passed are no longer accepted on: connections in their queue are for the next
 //!    process.
-//!    [`Handle::restart`] does so with all public listeners, and drains faster.
+//!    [`Handle::restart`] does so with all public listeners, and drains faster. [`Handle::step_aside`] does so with all
+//!    listeners, once another process accepts on them.
 //! 3. After the last connection the shards end. Commands and admin requests in flight get their responses.
 //! 4. [`Gateway::wait`] returns, after a restart with the listening sockets.
 
@@ -19,6 +20,7 @@ mod handle;
 mod listeners;
 mod memory;
 mod reload;
+mod serving;
 mod tenants;
 mod upkeep;
 
@@ -33,6 +35,7 @@ use tokio::runtime::{self, Runtime};
 use self::components::Components;
 use self::listeners::Listeners;
 use self::reload::Reload;
+use self::serving::Serving;
 use crate::admin::Admin;
 use crate::admin::self_report::SelfReport;
 use crate::admin::statistics::Statistics;
@@ -50,7 +53,7 @@ pub use self::error::Error;
 pub use self::handle::Handle;
 pub use self::reload::{ChannelsKept, ReloadError};
 pub use self::tenants::TenantSettings;
-pub use crate::ingress::http::Handover;
+pub use crate::ingress::http::{ACCEPTS, Handover};
 
 /// Threads for handshakes and polls. After a restart all clients connect at once, ten thousand and more.
 const INGRESS_THREADS: usize = 2;
@@ -148,14 +151,14 @@ impl Gateway {
     /// not valid. Nothing is left running then.
     pub fn start(mut settings: Settings) -> Result<Self, Error> {
         // This changes the environment, so it comes before the first thread.
-        let passed = Inherited::from_env().map_err(|source| Error::Start {
+        let mut passed = Inherited::from_env().map_err(|source| Error::Start {
             what: "systemd's sockets",
             source,
         })?;
         let runtimes = Runtimes::start()?;
         let main = runtimes.main.handle().clone();
         let entered = main.enter();
-        let waiting_since = passed.waiting_since;
+        let (waiting_since, predecessor) = (passed.waiting_since, passed.predecessor.take());
         let listeners = Listeners::open(&settings, passed)?;
         let names: Vec<_> = listeners.public.iter().map(|listener| listener.names()).collect();
         check_endpoints(&settings.ingress.endpoints, &names)?;
@@ -251,11 +254,12 @@ impl Gateway {
         health.watch_hub(Arc::clone(&components.hub));
         let shards = components.shards.clone();
         let handle = Handle::new(
-            health,
+            Arc::clone(&health),
             components.shards,
             components.router,
             main.clone(),
             (settings.drain_ms, settings.restart_drain_ms),
+            listeners.downgrade(),
             reload,
         );
         admin.set_drain({
@@ -264,6 +268,13 @@ impl Gateway {
         });
         drop(entered);
         // From here on, an early return drops the gateway, which stops what was started.
+        let serving = Serving {
+            ingress: Arc::clone(&ingress),
+            admin: Arc::clone(&admin),
+            listeners: listeners.clone(),
+            handshakes: runtimes.ingress.handle().clone(),
+            handle: handle.clone(),
+        };
         let gateway = Self {
             handle,
             addresses: listeners.public_addresses(),
@@ -280,7 +291,13 @@ impl Gateway {
         let self_report = self_report?;
 
         let handle = &gateway.handle;
-        gateway.serve();
+        match predecessor {
+            None => {
+                let _entered = main.enter();
+                serving.begin();
+            }
+            Some(predecessor) => handle.watch("the begin", main.spawn(serving.begin_when_ready(health, predecessor))),
+        }
         if let Some(since) = waiting_since {
             let paused = monotonic().saturating_sub(since);
             gateway.ingress.count_restart(paused);
@@ -306,20 +323,6 @@ impl Gateway {
         );
         handle.watch("the self-report", main.spawn(self_report.run()));
         Ok(gateway)
-    }
-
-    fn serve(&self) {
-        let (Some(runtimes), Some(listeners)) = (&self.runtimes, &self.listeners) else {
-            return;
-        };
-        let _entered = runtimes.main.enter();
-        for listener in &listeners.public {
-            let handshakes = runtimes.ingress.handle().clone();
-            let accept_loop = self.ingress.serve(Arc::clone(listener), handshakes);
-            self.handle.watch("a public listener", accept_loop);
-        }
-        let accept_loop = self.admin.serve(Arc::clone(&listeners.admin));
-        self.handle.watch("the admin listener", accept_loop);
     }
 
     /// The addresses that the public listeners are bound to, in the order of the settings.
@@ -374,7 +377,10 @@ impl Gateway {
         let tasks = self.handle.take_tasks();
         panicked = panicked.or(tasks.panicked);
         self.wait_for_requests(&runtimes, tasks);
-        let hand_over = |since| listeners.hand_over(since).map_err(|source| Error::HandOver { source });
+        let hand_over = |since| {
+            listeners.leave_files();
+            listeners.hand_over(since).map_err(|source| Error::HandOver { source })
+        };
         let handover = self.handle.waiting_since().map(hand_over);
         // Here the listeners are closed and the files of their sockets removed.
         drop(listeners);

@@ -243,7 +243,9 @@ pub(crate) async fn history(gateway: &Gateway, channel: &str) -> Vec<Entry> {
     loop {
         let path = format!("/api/channels/{channel}/history?since={since}");
         let (status, page) = gateway.admin("GET", &path, "").await;
-        assert_eq!((status, &page["complete"]), (200, &json!(true)), "{channel}: {page}");
+        // The log of a broker begins at a later offset, so nobody knows what was before.
+        let is_complete = page["complete"] == true || since == 0 && page["offset"].as_u64() > Some(1 << 32);
+        assert!(status == 200 && is_complete, "{channel}: {page}");
         entries.extend(page["events"].as_array().expect("events").iter().map(entry));
         since = page["offset"].as_u64().expect("an offset");
         if page["more"] == false {

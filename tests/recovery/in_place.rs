@@ -1,19 +1,24 @@
-//! SIGUSR2: the gateway restarts in place under clients, publications and new connections. No connection fails, no
-//! publication is lost, and every client gets every event of its channel.
+//! SIGUSR2: the gateway restarts in place under clients, publications and new connections, alone and beside a broker. No
+//! connection fails, no publication is lost, and every client gets every event of its channel.
 //!
 //! `TICKGATE_RESTART_CLIENTS` and `TICKGATE_RESTART_CONNECTS` (a second) make the crowd larger. With `--nocapture` the first
 //! test prints what it measures.
 
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use serde_json::Value;
+use tokio::net::UnixDatagram;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::clients::{Bare, Told};
 use crate::crowd::{history, variable};
 use crate::harness::{Gateway, event, trader, until, within};
 use crate::listener::Listener;
+use crate::nats_server;
 use crate::restart::snapshot;
 use tickgate::time::unix_ms;
 
@@ -137,74 +142,207 @@ async fn publish_steadily(gateway: Arc<Gateway>, is_over: Arc<AtomicBool>) -> us
     number
 }
 
+/// Clients, new connections and publications while a gateway restarts.
+struct Busy {
+    gateway: Arc<Gateway>,
+    clients: usize,
+    last: Arc<AtomicUsize>,
+    connected: Arc<AtomicUsize>,
+    measured: Arc<Mutex<Measured>>,
+    staying: Vec<JoinHandle<Listener>>,
+    is_over: Arc<AtomicBool>,
+    connecting: JoinHandle<(usize, Duration)>,
+    publishing: JoinHandle<usize>,
+}
+
+impl Busy {
+    async fn begin(gateway: Gateway, clients: usize) -> Self {
+        gateway.publish(vec![event(CHANNEL, 0)]).await;
+        let gateway = Arc::new(gateway);
+        let (last, connected) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+        let measured = Arc::<Mutex<Measured>>::default();
+        let staying: Vec<_> = (0..clients)
+            .map(|_| {
+                let listener = Listener::new(vec![CHANNEL.to_owned()]);
+                tokio::spawn(stay(
+                    Arc::clone(&gateway),
+                    listener,
+                    Arc::clone(&last),
+                    Arc::clone(&connected),
+                    Arc::clone(&measured),
+                ))
+            })
+            .collect();
+        until("all clients", async || {
+            (connected.load(Relaxed) == clients).then_some(())
+        })
+        .await;
+        let is_over = Arc::<AtomicBool>::default();
+        let per_second = variable("TICKGATE_RESTART_CONNECTS", 100);
+        Self {
+            connecting: tokio::spawn(connect_steadily(Arc::clone(&gateway), per_second, Arc::clone(&is_over))),
+            publishing: tokio::spawn(publish_steadily(Arc::clone(&gateway), Arc::clone(&is_over))),
+            gateway,
+            clients,
+            last,
+            connected,
+            measured,
+            staying,
+            is_over,
+        }
+    }
+
+    /// Waits until every client is back, and asserts that nothing failed and nothing is missing. Returns the gateway and the
+    /// longest handshake.
+    async fn end(self) -> (Gateway, Duration) {
+        until("all clients again", async || {
+            (self.connected.load(Relaxed) >= 2 * self.clients).then_some(())
+        })
+        .await;
+        self.is_over.store(true, Relaxed);
+        let (handshakes, longest) = self.connecting.await.expect("no handshake failed");
+        let published = self.publishing.await.expect("no publication failed");
+        println!("{handshakes} handshakes, the longest took {longest:?}; {published} events");
+        {
+            let mut measured = self.measured.lock().expect("not poisoned");
+            let (p50, p99) = (measured.delay_ms(0.5), measured.delay_ms(0.99));
+            println!("events of those who were not closed yet: p50 {p50} ms, p99 {p99} ms");
+            println!("clients that came back, by tenths of a second: {:?}", measured.spread());
+        }
+        // The clients that wait for the last event learn its number, and it comes once more than that.
+        self.last.store(published, Relaxed);
+        self.gateway.publish(vec![event(CHANNEL, published)]).await;
+        let history = history(&self.gateway, CHANNEL).await;
+        assert_eq!(history.len(), published + 1, "every event that was accepted is kept");
+        for listener in self.staying {
+            let listener = listener.await.expect("the client got everything");
+            assert_eq!(listener.recovered[CHANNEL], true);
+            listener.assert_received_all(CHANNEL, &history);
+        }
+        (Arc::into_inner(self.gateway).expect("the last owner"), longest)
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restart_in_place_fails_no_connection_and_loses_no_event() {
     let clients = usize::try_from(variable("TICKGATE_RESTART_CLIENTS", 60)).expect("fits");
     let directory = tempfile::tempdir().expect("a temporary directory");
     let server = "shards = 2\nrestart_drain = \"1s\"";
-    let gateway = Gateway::start(server, &snapshot(&directory)).await;
-    gateway.publish(vec![event(CHANNEL, 0)]).await;
-    let gateway = Arc::new(gateway);
-    let (last, connected) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
-    let measured = Arc::<Mutex<Measured>>::default();
-    let staying: Vec<_> = (0..clients)
-        .map(|_| {
-            let listener = Listener::new(vec![CHANNEL.to_owned()]);
-            tokio::spawn(stay(
-                Arc::clone(&gateway),
-                listener,
-                Arc::clone(&last),
-                Arc::clone(&connected),
-                Arc::clone(&measured),
-            ))
-        })
-        .collect();
-    until("all clients", async || {
-        (connected.load(Relaxed) == clients).then_some(())
-    })
-    .await;
-    let is_over = Arc::<AtomicBool>::default();
-    let per_second = variable("TICKGATE_RESTART_CONNECTS", 100);
-    let connecting = tokio::spawn(connect_steadily(Arc::clone(&gateway), per_second, Arc::clone(&is_over)));
-    let publishing = tokio::spawn(publish_steadily(Arc::clone(&gateway), Arc::clone(&is_over)));
-
+    let busy = Busy::begin(Gateway::start(server, &snapshot(&directory)).await, clients).await;
+    let gateway = Arc::clone(&busy.gateway);
     gateway.signal("USR2");
     let restarted = "restarted: connections that waited are accepted";
     until("the restart", async || gateway.log().contains(restarted).then_some(())).await;
-    until("all clients again", async || {
-        (connected.load(Relaxed) >= 2 * clients).then_some(())
-    })
-    .await;
-    is_over.store(true, Relaxed);
-    let (handshakes, longest) = connecting.await.expect("no handshake failed");
-    let published = publishing.await.expect("no publication failed");
-    println!("{handshakes} handshakes, the longest took {longest:?}; {published} events");
-    {
-        let mut measured = measured.lock().expect("not poisoned");
-        let (p50, p99) = (measured.delay_ms(0.5), measured.delay_ms(0.99));
-        println!("events of those who were not closed yet: p50 {p50} ms, p99 {p99} ms");
-        println!("clients that came back, by tenths of a second: {:?}", measured.spread());
-    }
-    // The clients that wait for the last event learn its number, and it comes once more than that.
-    last.store(published, Relaxed);
-    gateway.publish(vec![event(CHANNEL, published)]).await;
-
-    let history = history(&gateway, CHANNEL).await;
-    assert_eq!(history.len(), published + 1, "every event that was accepted is kept");
-    for listener in staying {
-        let listener = listener.await.expect("the client got everything");
-        assert_eq!(listener.recovered[CHANNEL], true);
-        listener.assert_received_all(CHANNEL, &history);
-    }
+    drop(gateway);
+    let (mut gateway, longest) = busy.end().await;
     let (_, metrics) = gateway.metrics().await;
     let paused = metrics
         .lines()
         .find_map(|line| line.strip_prefix("tickgate_restart_paused_seconds_total "));
     let paused: f64 = paused.expect("measured").parse().expect("a number");
     assert!(paused > 0.1 && paused <= longest.as_secs_f64() + 1.0, "{paused} s");
-    let mut gateway = Arc::into_inner(gateway).expect("the last owner");
     gateway.signal("TERM");
     assert_eq!(gateway.ended().await.code(), Some(0));
+}
+
+/// A process that is no child of the test. Dropping it kills it.
+struct Successor(u32);
+
+impl Successor {
+    fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args(["-s", name, &self.0.to_string()]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "kill -s {name}");
+    }
+
+    fn has_ended(&self) -> bool {
+        // It is a zombie until the process with the id 1 has waited for it.
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0));
+        status.map_or(true, |status| status.contains("State:\tZ"))
+    }
+}
+
+impl Drop for Successor {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").args(["-s", "KILL", &self.0.to_string()]).status();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_with_a_shared_broker_goes_on_until_its_successor_is_ready() {
+    let clients = usize::try_from(variable("TICKGATE_RESTART_CLIENTS", 20)).expect("fits");
+    let nats = nats_server::Nats::start();
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let manager = directory.path().join("notify");
+    let notices = UnixDatagram::bind(&manager).expect("bound");
+    let broker = format!("[broker]\nkind = \"nats\"\nurl = [\"{}\"]", nats.url());
+    let manager = manager.to_str().expect("UTF-8");
+    let gateway = Gateway::start_as(
+        &["serve"],
+        &[("NOTIFY_SOCKET", manager)],
+        "shards = 2\ndrain = \"1s\"",
+        &broker,
+    )
+    .await;
+    until("ready", async || {
+        (gateway.admin("GET", "/readyz", "").await.0 == 200).then_some(())
+    })
+    .await;
+    let busy = Busy::begin(gateway, clients).await;
+    busy.gateway.signal("USR2");
+    let mut notice = [0; 64];
+    let length = within("the notice", notices.recv(&mut notice)).await.expect("received");
+    let notice = std::str::from_utf8(&notice[..length]).expect("text");
+    let pid = notice.strip_prefix("MAINPID=").expect("the main process").parse();
+    let successor = Successor(pid.expect("a number"));
+    let (mut gateway, _) = busy.end().await;
+    // The old process ends by itself, and the new one serves at its addresses.
+    assert_eq!(gateway.ended().await.code(), Some(0));
+    assert_eq!(gateway.admin("GET", "/readyz", "").await.0, 200);
+    assert!(
+        gateway
+            .metrics()
+            .await
+            .1
+            .contains("tickgate_restart_paused_seconds_total 0\n")
+    );
+    successor.signal("TERM");
+    until("its end", async || successor.has_ended().then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_successor_that_does_not_get_ready_leaves_the_gateway_as_it_is() {
+    let nats = nats_server::Nats::start();
+    let proxy = nats_server::Proxy::start(nats.port);
+    let broker = format!("[broker]\nkind = \"nats\"\nurl = [\"nats://127.0.0.1:{}\"]", proxy.port);
+    let environment = [("NOTIFY_SOCKET", "/nonexistent")];
+    let mut gateway = Gateway::start_as(&["serve"], &environment, "drain = \"1s\"", &broker).await;
+    until("ready", async || {
+        (gateway.admin("GET", "/readyz", "").await.0 == 200).then_some(())
+    })
+    .await;
+    // The new process waits for the broker.
+    proxy.cut();
+    let start_another = async |times: usize| {
+        gateway.signal("USR2");
+        let waits = "the process before this one goes on";
+        until("the new process", async || {
+            (gateway.log().matches(waits).count() == times).then_some(())
+        })
+        .await;
+        let log = gateway.log();
+        let line = { log.lines() }.rfind(|line| line.contains("the new program starts beside this one"));
+        let line: Value = serde_json::from_str(line.expect("a line")).expect("JSON");
+        let pid = line["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok());
+        Successor(pid.expect("a number"))
+    };
+    start_another(1).await.signal("KILL");
+    let ended = "ended before it was ready; this one goes on";
+    until("its end", async || gateway.log().contains(ended).then_some(())).await;
+    // The next one ends together with the gateway.
+    let successor = start_another(2).await;
+    gateway.signal("TERM");
+    assert_eq!(gateway.ended().await.code(), Some(0));
+    until("its end", async || successor.has_ended().then_some(())).await;
 }
 
 #[tokio::test]

@@ -12,4 +12,6 @@ mod crowd;
 mod harness;
 mod in_place;
 mod listener;
+#[path = "../support/nats_server.rs"]
+mod nats_server;
 mod restart;

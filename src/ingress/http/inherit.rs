@@ -1,9 +1,10 @@
 //! Listening sockets that were passed to the process: by systemd, or by the gateway that this process replaces.
 //!
 //! A gateway that restarts in place replaces its own program (`execve(2)`), so the process id stays and the sockets stay
-//! open. The variable [`RESTART_VARIABLE`] tells the new program which descriptors they are.
+//! open. Or it starts the new program beside itself, in a child process, which says through a pipe when it accepts. The
+//! variable [`RESTART_VARIABLE`] tells the new program which descriptors they are.
 
-use std::io;
+use std::io::{self, PipeWriter, Write as _};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::process::Command;
@@ -31,7 +32,27 @@ pub struct Inherited {
     pub kept: Vec<Kept>,
     /// Since when nobody accepts on the sockets, if the gateway restarts in place: a reading of `CLOCK_MONOTONIC`.
     pub waiting_since: Option<Duration>,
+    /// The process that goes on until this one accepts.
+    pub predecessor: Option<Predecessor>,
 }
+
+/// The process that runs the gateway before this one, and waits until this one takes its place.
+#[derive(Debug)]
+pub struct Predecessor(PipeWriter);
+
+impl Predecessor {
+    /// Says that this process accepts connections: the other one accepts no more from now on.
+    ///
+    /// # Errors
+    ///
+    /// When that process has ended.
+    pub fn replace(mut self) -> io::Result<()> {
+        self.0.write_all(ACCEPTS)
+    }
+}
+
+/// What goes through the pipe when the new program accepts.
+pub const ACCEPTS: &[u8] = b"1";
 
 /// A listening socket that systemd passed.
 #[derive(Debug)]
@@ -114,11 +135,19 @@ impl Inherited {
     /// Takes over the sockets that the text of [`RESTART_VARIABLE`] names, unless it is meant for another process.
     fn add_handed_over(&mut self, text: &str) -> io::Result<()> {
         let mut words = text.split(' ');
-        if words.next().and_then(|pid| pid.parse().ok()) != Some(std::process::id()) {
+        let to = words.next().unwrap_or_default();
+        if let Some((parent, pipe)) = to.strip_prefix(BESIDE).and_then(|to| to.split_once(':')) {
+            if parent.parse() != Ok(std::os::unix::process::parent_id()) {
+                return Ok(());
+            }
+            let pipe = own(pipe.parse().map_err(|_| malformed())?)?;
+            self.predecessor = Some(Predecessor(PipeWriter::from(pipe)));
+        } else if to.parse() == Ok(std::process::id()) {
+            let since = words.next().and_then(|since| since.parse().ok());
+            self.waiting_since = Some(Duration::from_nanos(since.ok_or_else(malformed)?));
+        } else {
             return Ok(());
         }
-        let since = words.next().and_then(|since| since.parse().ok());
-        self.waiting_since = Some(Duration::from_nanos(since.ok_or_else(malformed)?));
         for word in words {
             let entry = Entry::parse(word).ok_or_else(malformed)?;
             let socket = take(entry.descriptor)?;
@@ -138,6 +167,10 @@ impl Inherited {
 fn malformed() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, format!("{RESTART_VARIABLE} is malformed"))
 }
+
+/// What the text of [`RESTART_VARIABLE`] begins with if it is meant for a child process. The id of the parent and the
+/// descriptor of the pipe follow.
+const BESIDE: &str = "beside:";
 
 /// One socket in the text of [`RESTART_VARIABLE`].
 struct Entry {
@@ -173,11 +206,16 @@ impl Entry {
 }
 
 /// Takes over a descriptor that the program before this one left open.
-fn take(descriptor: RawFd) -> io::Result<PassedSocket> {
+fn own(descriptor: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: the caller has read the number from the variable that the gateway set for this process when it left the
     // descriptor open. Nothing else in this process knows it, and the variable is read once.
-    let socket = unsafe { OwnedFd::from_raw_fd(descriptor) };
-    fcntl_setfd(&socket, fcntl_getfd(&socket)? | FdFlags::CLOEXEC)?;
+    let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
+    fcntl_setfd(&descriptor, fcntl_getfd(&descriptor)? | FdFlags::CLOEXEC)?;
+    Ok(descriptor)
+}
+
+fn take(descriptor: RawFd) -> io::Result<PassedSocket> {
+    let socket = own(descriptor)?;
     let is_unix = {
         let socket = SockRef::from(&socket);
         if !socket.is_listener()? {
@@ -199,7 +237,7 @@ pub fn monotonic() -> Duration {
     Duration::try_from(now).unwrap_or_default()
 }
 
-/// The listening sockets of a gateway that has ended, for the program that takes its place.
+/// The listening sockets of a gateway, for the program that takes its place.
 #[derive(Debug)]
 pub struct Handover {
     sockets: Vec<HandedOver>,
@@ -230,7 +268,23 @@ impl Handover {
     ///
     /// Those of `fcntl(2)`.
     pub fn pass_to(&self, command: &mut Command) -> io::Result<()> {
-        let mut text = format!("{} {}", std::process::id(), self.since.as_nanos());
+        let text = format!("{} {}", std::process::id(), self.since.as_nanos());
+        self.pass(command, text)
+    }
+
+    /// Gives the sockets to the program that this command will run in a child process, and the pipe through which it says
+    /// that it accepts.
+    ///
+    /// # Errors
+    ///
+    /// Those of `fcntl(2)`.
+    pub fn pass_to_child(&self, command: &mut Command, pipe: &PipeWriter) -> io::Result<()> {
+        fcntl_setfd(pipe, FdFlags::empty())?;
+        let text = format!("{BESIDE}{}:{}", std::process::id(), pipe.as_raw_fd());
+        self.pass(command, text)
+    }
+
+    fn pass(&self, command: &mut Command, mut text: String) -> io::Result<()> {
         for handed_over in &self.sockets {
             fcntl_setfd(&handed_over.socket, FdFlags::empty())?;
             let entry = Entry {
@@ -292,6 +346,29 @@ mod tests {
                 (true, "127.0.0.1:0".to_owned())
             ]
         );
+    }
+
+    #[test]
+    fn a_child_finds_the_sockets_and_the_pipe_of_its_parent() {
+        let (mut reader, writer) = io::pipe().expect("a pipe");
+        let parent = std::os::unix::process::parent_id();
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("bound").into_raw_fd();
+        let text = format!(
+            "{BESIDE}{parent}:{} {socket},public,127%2E0%2E0%2E1%3A0",
+            OwnedFd::from(writer).into_raw_fd()
+        );
+        let mut inherited = Inherited::default();
+        inherited.add_handed_over(&text).expect("taken over");
+        assert_eq!((inherited.kept.len(), inherited.waiting_since), (1, None));
+        inherited.predecessor.expect("it waits").replace().expect("said");
+        let mut said = Vec::new();
+        io::Read::read_to_end(&mut reader, &mut said).expect("read");
+        assert_eq!(said, ACCEPTS);
+        // The process of the test is no child of itself.
+        let mut inherited = Inherited::default();
+        let own = std::process::id();
+        inherited.add_handed_over(&format!("{BESIDE}{own}:1")).expect("ignored");
+        assert!(inherited.predecessor.is_none());
     }
 
     #[test]

@@ -164,8 +164,7 @@ impl Listener {
         }
     }
 
-    /// The name of the listener, and the socket for the program that takes this one's place. The file of a Unix socket is
-    /// not removed any more.
+    /// The name of the listener, and the socket for the program that takes this one's place.
     ///
     /// # Errors
     ///
@@ -175,11 +174,14 @@ impl Listener {
             Kind::Tcp(listener) => listener.as_fd(),
             Kind::Unix(listener) => listener.as_fd(),
         };
-        let socket = socket.try_clone_to_owned()?;
+        Ok((self.name.clone(), socket.try_clone_to_owned()?))
+    }
+
+    /// Leaves the file of a Unix socket to the program that takes this one's place.
+    pub fn leave_file(&self) {
         if let Some(file) = &self.file {
             file.is_kept.store(true, Relaxed);
         }
-        Ok((self.name.clone(), socket))
     }
 
     /// Accepts the next connection, which may be served on another runtime.

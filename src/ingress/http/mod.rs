@@ -23,7 +23,9 @@ pub use bodies::{BYTES_FREE, BodyRoom, BodyShare, NoRoom};
 pub use error::HttpErrorCode;
 pub use gate::{Closed, Gate};
 pub use health::Health;
-pub use inherit::{HandedOver, Handover, Inherited, Kept, Passed, PassedSocket, RESTART_VARIABLE, monotonic};
+pub use inherit::{
+    ACCEPTS, HandedOver, Handover, Inherited, Kept, Passed, PassedSocket, Predecessor, RESTART_VARIABLE, monotonic,
+};
 pub use listen::Listener;
 pub use places::{Displaced, Loss, Place, Places, network};
 pub use socket::{Accepted, EndOfInput, Socket};
