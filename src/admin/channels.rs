@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use super::Admin;
 use super::access::{Operator, Role, Viewer};
-use super::clients::ask;
+use super::clients::{ask, seconds};
 use super::query::Query;
 use super::routes::Call;
 use crate::event::Event;
@@ -48,6 +48,16 @@ struct ClassReply {
     /// The field, or the fields as a JSON array.
     record_key: Option<String>,
     only_changed: bool,
+    /// Whether the channel is an order book.
+    book: bool,
+    /// The levels of an order book that clients get; null: all.
+    depth: Option<u32>,
+    /// The most updates per second; null: all.
+    max_rate: Option<f64>,
+    /// How long a last value is kept; null: without limit.
+    last_ttl_seconds: Option<f64>,
+    /// After how long without an event the channel is stale; null: never.
+    fresh_within_seconds: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -88,6 +98,11 @@ impl From<&Class> for ClassReply {
             overflow: class.overflow.as_str(),
             record_key: class.record_key.as_ref().map(ToString::to_string),
             only_changed: class.only_changed,
+            book: class.book.is_some(),
+            depth: class.book.and_then(|book| book.depth),
+            max_rate: class.max_rate.and_then(|rate| rate.as_str().parse().ok()),
+            last_ttl_seconds: class.last_ttl_ms.map(seconds),
+            fresh_within_seconds: class.fresh_within_ms.map(seconds),
         }
     }
 }

@@ -1,8 +1,9 @@
-//! `GET /api/endings`: why clients left. Counts by close code, and the last endings of each shard.
+//! `GET /api/endings`: why clients left. Counts by close code, and the last endings of each shard; and how many handshakes were refused.
 //!
 //! The gateway counts the endings of all tenants together. For one tenant, the counts are those of the endings that are
 //! remembered.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use hyper::StatusCode;
@@ -15,6 +16,7 @@ use super::query::Query;
 use super::routes::Call;
 use crate::ingress::http::HttpErrorCode;
 use crate::ingress::http::response::{self, HttpResponse};
+use crate::metrics::RefusalReason;
 use crate::shard::mailbox::{EndedClient, ShardMessage};
 use tickgate_protocol::disconnect::{Advice, Blame, Disconnect};
 
@@ -25,6 +27,9 @@ const ENDINGS_MAX: usize = 1000;
 struct EndingsReply {
     counts: Vec<Count>,
     recent: Vec<Ending>,
+    /// Handshakes that were refused since the start, by reason. Left out for one tenant, whose handshakes are not told apart.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refused: Option<BTreeMap<&'static str, u64>>,
 }
 
 /// How often connections ended with a code: since the start, or among those of a tenant that are remembered.
@@ -105,6 +110,14 @@ impl Admin {
         Ok(recent)
     }
 
+    /// How many handshakes were refused, by reason.
+    pub(super) fn handshakes_refused(&self) -> BTreeMap<&'static str, u64> {
+        let reasons = RefusalReason::ALL.iter();
+        reasons
+            .map(|reason| (reason.label(), self.parts.ingress.refused(*reason)))
+            .collect()
+    }
+
     /// `GET /api/endings?limit&user&code&blame`
     pub(super) async fn endings(&self, viewer: Viewer, call: Call) -> HttpResponse {
         let query = match EndingsQuery::read(&call.query()) {
@@ -137,6 +150,7 @@ impl Admin {
         let reply = EndingsReply {
             counts: counts.collect(),
             recent: recent.into_iter().map(Ending::from).collect(),
+            refused: viewer.scope().is_none().then(|| self.handshakes_refused()),
         };
         response::json(StatusCode::OK, &reply)
     }

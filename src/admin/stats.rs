@@ -15,7 +15,7 @@ use super::statistics::Rates;
 use crate::backend::commands::{BackendSample, CommandsSample};
 use crate::backend::feeds::FeedSample;
 use crate::ingress::http::response::{self, HttpResponse};
-use crate::metrics::{RefusalReason, ShardSample};
+use crate::metrics::ShardSample;
 use crate::shard::mailbox::ShardMessage;
 use tickgate_protocol::channel::Tenant;
 use tickgate_protocol::disconnect::Disconnect;
@@ -168,7 +168,6 @@ impl Admin {
         let commands = parts.router.read();
         let feeds = parts.feeds.read();
         let endings = Disconnect::ALL.iter().zip(now.total.endings);
-        let refused = RefusalReason::ALL.iter();
         let shards = now.shards.iter().zip(&now.shard_rates);
         let reply = StatsReply {
             active_connections: now.total.connections,
@@ -184,9 +183,7 @@ impl Admin {
                 unwanted: now.hub.unwanted,
             },
             feeds: feeds.iter().map(FeedReply::from).collect(),
-            handshakes_refused: refused
-                .map(|reason| (reason.label(), parts.ingress.refused(*reason)))
-                .collect(),
+            handshakes_refused: self.handshakes_refused(),
             is_running: !parts.health.is_draining(),
             messages_received: now.total.messages_in,
             node: &parts.node,

@@ -82,6 +82,16 @@ fn a_channel_is_shown_with_its_class_and_found_in_pages_and_a_viewer_sees_no_pay
     assert_eq!(channel["last"]["data"], json!({"n": 7}), "{channel}");
     assert_eq!(channel["kept"]["events"], 1);
     assert!(channel["kept"]["bytes"].as_u64() > Some(0) && channel["class"]["history"]["length"].as_u64() > Some(0));
+    let price = get(&gateway, "/api/channels/market.a.price")["class"].clone();
+    assert_eq!(
+        (
+            &price["overflow"],
+            &price["book"],
+            &price["max_rate"],
+            &price["last_ttl_seconds"]
+        ),
+        (&json!("conflate"), &json!(false), &Value::Null, &Value::Null)
+    );
     let viewer = gateway
         .admin_as(Some(VIEWER_KEY), "GET", "/api/channels/grid.g7.order", "", b"")
         .json();
@@ -311,6 +321,10 @@ fn a_revoked_token_ends_its_connections_and_opens_nothing_any_more() {
     assert_eq!(
         (&endings["recent"][0]["code"], &endings["recent"][0]["blame"]),
         (&json!(4006), &json!("operator"))
+    );
+    assert_eq!(
+        endings["refused"]["token"], 1,
+        "the handshake with the token: {endings}"
     );
     // Nobody else is concerned, and a token that is issued later is good.
     other.send(r#"{"type":"ping"}"#);

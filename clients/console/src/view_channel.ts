@@ -3,7 +3,7 @@
 import { get, withQuery } from "./api.js";
 import { ask } from "./act.js";
 import { h, section, setText, Table } from "./dom.js";
-import { ago, bytes, clock, number } from "./format.js";
+import { ago, bytes, clock, duration, number } from "./format.js";
 import { traceForm } from "./trace.js";
 import { pages } from "./view_clients.js";
 import type { Context, View } from "./view.js";
@@ -19,6 +19,13 @@ interface Class {
   cache_last: boolean;
   history: { length: number; ttl_seconds: number | null } | null;
   overflow: string;
+  record_key: string | null;
+  only_changed: boolean;
+  book: boolean;
+  depth: number | null;
+  max_rate: number | null;
+  last_ttl_seconds: number | null;
+  fresh_within_seconds: number | null;
   [more: string]: unknown;
 }
 
@@ -111,6 +118,10 @@ function one(context: Context, search: HTMLElement): View {
         ["Newest offset", channel.offset === null ? "no history" : String(channel.offset)],
         ["Last event", channel.last ? `${channel.last.event}, ${ago(channel.last.timestamp / 1000, Date.now())}` : "none"],
         ["Class keeps", [rules.cache_last && "the last value", rules.history && `a history of ${rules.history.length}`].filter(Boolean).join(", ") || "nothing"],
+        ["Merges", rules.book ? `an order book, ${rules.depth === null ? "all levels" : `${rules.depth} levels a side`}` : rules.record_key === null ? "nothing" : `records by ${rules.record_key}`],
+        ["Sends", [rules.only_changed && "changes only", rules.max_rate !== null && `at most ${number(rules.max_rate)} per second`].filter(Boolean).join(", ") || "every event"],
+        ["Last value ends", rules.last_ttl_seconds === null ? "never" : `after ${duration(rules.last_ttl_seconds)}`],
+        ["Stale", rules.fresh_within_seconds === null ? "never" : `after ${duration(rules.fresh_within_seconds)} of silence`],
         ["For slow clients", rules.overflow.replaceAll("_", " ")],
         ["Rate", tail.rate()],
       ]);

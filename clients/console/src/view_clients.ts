@@ -118,6 +118,10 @@ export function open({ tenant }: Context): View {
     { title: "Clients should", text: ({ advice }) => advice.replaceAll("_", " ") },
     { title: "Count", numeric: true, text: ({ count }) => number(count) },
   ], ({ code }) => String(code), "no connection has ended yet");
+  const refused = new Table<{ reason: string; count: number }>("Refused handshakes by reason, since the start", [
+    { title: "Reason", text: ({ reason }) => reason.replaceAll("_", " "), tone: () => "name" },
+    { title: "Count", numeric: true, text: ({ count }) => number(count) },
+  ], ({ reason }) => reason, "no handshake was refused");
   const recent = new Table<Ending>("Last endings", [
     { title: "When", text: ({ ended_at }) => ago(ended_at, Date.now()) },
     { title: "Code", text: ({ code }) => String(code) },
@@ -133,17 +137,21 @@ export function open({ tenant }: Context): View {
   const refresh = async (): Promise<void> => {
     const [worst, endings] = await Promise.all([
       get<{ clients: Client[] }>(withQuery("websocket/clients", { sort, limit: 50 })),
-      get<{ counts: Count[]; recent: Ending[] }>(withQuery("endings", { limit: 100, blame, user })),
+      get<{ counts: Count[]; recent: Ending[]; refused?: Record<string, number> }>(withQuery("endings", { limit: 100, blame, user })),
     ]);
     slow.update(worst.clients);
     counts.update(endings.counts.filter(({ count }) => count > 0));
     recent.update(endings.recent);
+    const reasons = Object.entries(endings.refused ?? {}).map(([reason, count]) => ({ reason, count }));
+    refused.update(reasons.filter(({ count }) => count > 0).sort((a, b) => b.count - a.count));
   };
   const again = (): void => void refresh().catch(() => {});
   const userBox = h("input", { type: "search", spellcheck: "false", autocomplete: "off", oninput: () => { user = userBox.value.trim(); again(); } });
   const element = h("div", {},
     section("Slow, dropped, refused", h("div", { class: "filters" }, select("Order by", ORDERS, (value) => { sort = value; again(); })), slow.element),
     section("Why did they leave", counts.element),
+    // The gateway counts those of all tenants together.
+    !tenant && section("Who was not let in", refused.element),
     section("Last endings",
       h("div", { class: "filters" }, select("Whose doing", BLAMES, (value) => { blame = value; again(); }), h("label", {}, "User", userBox)),
       recent.element));

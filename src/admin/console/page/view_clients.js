@@ -63,6 +63,10 @@ export function open({ tenant }) {
         { title: "Clients should", text: ({ advice }) => advice.replaceAll("_", " ") },
         { title: "Count", numeric: true, text: ({ count }) => number(count) },
     ], ({ code }) => String(code), "no connection has ended yet");
+    const refused = new Table("Refused handshakes by reason, since the start", [
+        { title: "Reason", text: ({ reason }) => reason.replaceAll("_", " "), tone: () => "name" },
+        { title: "Count", numeric: true, text: ({ count }) => number(count) },
+    ], ({ reason }) => reason, "no handshake was refused");
     const recent = new Table("Last endings", [
         { title: "When", text: ({ ended_at }) => ago(ended_at, Date.now()) },
         { title: "Code", text: ({ code }) => String(code) },
@@ -83,9 +87,11 @@ export function open({ tenant }) {
         slow.update(worst.clients);
         counts.update(endings.counts.filter(({ count }) => count > 0));
         recent.update(endings.recent);
+        const reasons = Object.entries(endings.refused ?? {}).map(([reason, count]) => ({ reason, count }));
+        refused.update(reasons.filter(({ count }) => count > 0).sort((a, b) => b.count - a.count));
     };
     const again = () => void refresh().catch(() => { });
     const userBox = h("input", { type: "search", spellcheck: "false", autocomplete: "off", oninput: () => { user = userBox.value.trim(); again(); } });
-    const element = h("div", {}, section("Slow, dropped, refused", h("div", { class: "filters" }, select("Order by", ORDERS, (value) => { sort = value; again(); })), slow.element), section("Why did they leave", counts.element), section("Last endings", h("div", { class: "filters" }, select("Whose doing", BLAMES, (value) => { blame = value; again(); }), h("label", {}, "User", userBox)), recent.element));
+    const element = h("div", {}, section("Slow, dropped, refused", h("div", { class: "filters" }, select("Order by", ORDERS, (value) => { sort = value; again(); })), slow.element), section("Why did they leave", counts.element), !tenant && section("Who was not let in", refused.element), section("Last endings", h("div", { class: "filters" }, select("Whose doing", BLAMES, (value) => { blame = value; again(); }), h("label", {}, "User", userBox)), recent.element));
     return { element, refresh };
 }
