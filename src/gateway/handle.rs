@@ -15,7 +15,7 @@ use crate::backend::commands::Router;
 use crate::ingress::http::{Closed, Handover, Health, monotonic};
 use crate::shard::mailbox::{ShardHandle, ShardMessage};
 
-/// How long a restart waits for connections that were accepted and are not with a shard yet. Silent ones do not end.
+/// How long a restart or a drain waits for connections that were accepted and are not with a shard yet. Silent ones do not end.
 const LAST_HANDSHAKES: Duration = Duration::from_millis(250);
 
 /// Ends a running gateway or replaces its settings. It works from any thread, any number of times.
@@ -167,7 +167,11 @@ impl Handle {
         let handle = self.clone();
         self.0.main.spawn(async move {
             // The shards take these connections.
-            let handshakes = handle.0.reload.ingress.handshakes_ended();
+            let ingress = &handle.0.reload.ingress;
+            let handshakes = async {
+                ingress.loops_ended().await;
+                ingress.handshakes_ended().await;
+            };
             let _ = tokio::time::timeout(LAST_HANDSHAKES, handshakes).await;
             handle.drain_shards(over_ms);
         });
@@ -195,8 +199,19 @@ impl Handle {
             return;
         }
         tracing::info!(over_ms, "draining");
-        shared.reload.ingress.stop_accepting(Closed::Inherited);
-        self.drain_shards(over_ms);
+        let ingress = &shared.reload.ingress;
+        ingress.stop_accepting(Closed::Inherited);
+        if over_ms > 0 && ingress.has_handshakes() {
+            // The shards take the connections that are upgraded already. Later ones are refused.
+            let handle = self.clone();
+            shared.main.spawn(async move {
+                let handshakes = handle.0.reload.ingress.handshakes_ended();
+                let _ = tokio::time::timeout(LAST_HANDSHAKES, handshakes).await;
+                handle.drain_shards(over_ms);
+            });
+        } else {
+            self.drain_shards(over_ms);
+        }
     }
 
     fn drain_shards(&self, over_ms: u64) {

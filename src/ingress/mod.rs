@@ -201,11 +201,20 @@ impl Ingress {
         self.context().shared.metrics.restart_paused_us.add(us);
     }
 
-    /// Waits until every accept loop has ended, and every accepted connection is with a shard or closed.
-    pub async fn handshakes_ended(&self) {
+    /// Waits until every accept loop has ended.
+    pub async fn loops_ended(&self) {
         self.gate.loops_ended().await;
-        let metrics = Arc::clone(&self.context().shared.metrics);
-        while metrics.pending.get() > 0 {
+    }
+
+    /// Whether an accepted connection is not with a shard yet.
+    #[must_use]
+    pub fn has_handshakes(&self) -> bool {
+        self.context().shared.metrics.pending.get() > 0
+    }
+
+    /// Waits until every accepted connection is with a shard or closed.
+    pub async fn handshakes_ended(&self) {
+        while self.has_handshakes() {
             tokio::time::sleep(LOOK_INTERVAL).await;
         }
     }
