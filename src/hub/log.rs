@@ -6,10 +6,12 @@
 
 use std::ops::Range;
 
-use super::state::Garbage;
-use super::{Epoch, Hub, Receipt, stripe_of};
+use super::state::{Garbage, Owners};
+use super::{Epoch, Hub, Merged, Receipt, stripe_of};
 use crate::event::EventId;
 use crate::sync::{AtomicU64, Mutex, Ordering};
+use crate::time::Now;
+use std::sync::Arc;
 use tickgate_protocol::channel::Channel;
 
 /// The epoch, and the numbers that were given to events which the log has lost.
@@ -65,6 +67,28 @@ impl Hub {
         *self.terms.lost.lock() = lost;
     }
 
+    /// The merged value of a channel as it is now; `None`: nothing is kept of the channel, or its class merges nothing.
+    #[must_use]
+    pub fn merged(&self, channel: &Channel) -> Option<Merged> {
+        let stripe = &self.stripes[usize::from(stripe_of(channel))];
+        stripe.lock().channels.merged(channel)
+    }
+
+    /// Restores the merged value of a channel, which was handed over `age_ms` ago, before the log is read back. Returns whether
+    /// the value fits to the channel's class. The log must have every event of the channel with a higher version.
+    pub fn restore_merged(&self, merged: Merged, now: Now, age_ms: u64) -> bool {
+        let class = Arc::clone(self.class_of(&merged.channel));
+        let owners = Owners {
+            publisher: None,
+            tenant: self.publishers.of_tenant(merged.channel.tenant()).cloned(),
+        };
+        let is_restored = self.with_state(stripe_of(&merged.channel), |state| {
+            state.channels.restore_merged(merged, &class, owners, (now, age_ms))
+        });
+        self.enforce_bounds();
+        is_restored
+    }
+
     /// Forgets everything that is kept, and begins anew: the next event has a version above `newest`, and events up to it
     /// may be missing. What connections have got before is not comparable with what follows, so they must be ended.
     pub fn reset(&self, epoch: Epoch, newest: u64) {
@@ -84,8 +108,6 @@ mod tests {
     use super::super::{LOG_STEP, Numbering, Settings, Since, Stamp, StateSettings, Wakes};
     use super::*;
     use crate::event::EventId;
-    use crate::time::Now;
-    use std::sync::Arc;
     use tickgate_protocol::channel::{Class, Classes, History};
 
     const TERM: u64 = 1 << 30;

@@ -96,7 +96,8 @@ pub use publishers::{Holding, Quota};
 pub use scan::{PATTERNS_PER_STEP, Scan};
 pub use state::Passed;
 pub use state::{
-    ChannelExport, ChannelView, Epoch, Page, PageLimit, RecordExport, Since, StripeCounters, StripeExport, Tombstone,
+    ChannelExport, ChannelView, Epoch, Merged, Newest, Page, PageLimit, RecordExport, Since, StripeCounters,
+    StripeExport, Tombstone,
 };
 pub use tombstone_scan::TombstoneScan;
 pub use versions::{LOG_STEP, Numbering};

@@ -80,6 +80,12 @@ impl Hub {
         self.publish_as(Some(given), event, now, credit, wakes)
     }
 
+    /// Why an event cannot be published: its channel has a book, and it is no update of one.
+    #[must_use]
+    pub fn malformed(&self, event: &NewEvent) -> Option<BookError> {
+        Prepared::check(event, self.class_of(&event.channel)).err()
+    }
+
     /// Publishes one event: gives it a version and stores it as its channel's class says, puts it into the inbox of every
     /// interested shard, and encodes it in every wire format in use.
     ///

@@ -3,6 +3,7 @@
 
 mod ids;
 mod quotas;
+mod replay;
 mod scan;
 mod storm;
 mod tenants;

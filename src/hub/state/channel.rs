@@ -219,6 +219,35 @@ impl ChannelState {
         self.shed(now_ms, garbage)
     }
 
+    /// Stores an event that the merged value contains already, and returns how many older events were dropped for it.
+    pub(super) fn store_known(
+        &mut self,
+        event: &Arc<Event>,
+        (at_ms, now_ms): (i64, i64),
+        formats: usize,
+        garbage: &mut Garbage,
+    ) -> u64 {
+        let bytes = event_bytes(event, formats);
+        let is_kept = self.class.history.is_some() && event.version > self.floor;
+        if self.last.as_ref().is_some_and(|last| last.version == event.version) {
+            garbage.events.extend(self.last.replace(Arc::clone(event)));
+            self.last_bytes = if is_kept { 0 } else { bytes };
+        }
+        if !is_kept {
+            return 0;
+        }
+        self.push(Arc::clone(event), at_ms, bytes);
+        self.shed(now_ms, garbage)
+    }
+
+    /// Drops the history up to a version, and returns how many events that were.
+    pub(super) fn begin_behind(&mut self, version: u64, garbage: &mut Garbage) -> u64 {
+        let dropped = self.ring.len() as u64;
+        while self.trim_one(garbage) {}
+        self.floor = self.floor.max(version);
+        dropped
+    }
+
     /// Adds the newest event to the ring.
     pub(super) fn push(&mut self, event: Arc<Event>, at_ms: i64, bytes: usize) {
         self.ring_bytes += bytes;

@@ -263,7 +263,7 @@ impl ChannelState {
         // The silence of an earlier run does not count.
         self.heard_at_ms = now_ms;
         if has_same_key && !export.records.is_empty() {
-            self.restore_records(export.records);
+            self.restore_records(export.records, false);
         }
         let has_history = self.class.history.is_some();
         for (event, age_ms) in export.events {
@@ -287,9 +287,9 @@ impl ChannelState {
         self.shed(now_ms, &mut Garbage::default());
     }
 
-    // What was deleted when the records were exported is not restored, and leaves the snapshot with the next save. Which
-    // records are deleted is a matter of the class as it is now.
-    fn restore_records(&mut self, records: Vec<RecordExport>) {
+    // What was deleted when the records were exported is restored only with `keeps_deleted`; otherwise it leaves the snapshot
+    // with the next save. Which records are deleted is a matter of the class as it is now.
+    pub(super) fn restore_records(&mut self, records: Vec<RecordExport>, keeps_deleted: bool) {
         let class = Arc::clone(&self.class);
         if let Some(rules) = class.book {
             let parts = records.iter().map(|record| (&*record.name, &record.raw));
@@ -304,14 +304,15 @@ impl ChannelState {
         let merge = self.records.get_or_insert_default();
         for RecordExport { name, raw, version, .. } in records {
             let read = read_record(&mut scratch, &raw, key, class.record_delete.as_ref());
-            if read.is_ok_and(|record| record.is_deleted) {
+            let is_deleted = read.is_ok_and(|record| record.is_deleted);
+            if is_deleted && !keeps_deleted {
                 (self.unsaved, self.restarted) = (true, true);
                 continue;
             }
             let record = NewRecord {
                 name: (*name).into(),
                 raw,
-                is_deleted: false,
+                is_deleted,
             };
             merge.merge(vec![record], version);
         }
@@ -319,7 +320,7 @@ impl ChannelState {
 }
 
 // Tells by which rule values are merged, so that a snapshot is not read by another one.
-fn merge_text(class: &Class) -> Option<Box<str>> {
+pub(super) fn merge_text(class: &Class) -> Option<Box<str>> {
     // The text of a key does not begin so.
     let book = class.book.map(|_| "{book}".into());
     book.or_else(|| class.record_key.as_ref().map(|key| key.to_string().into()))

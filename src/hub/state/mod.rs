@@ -17,6 +17,7 @@
 //! | `prepared` | events before they are stored, and `only_changed` |
 //! | `passing` | deletion, and what ends by itself as time passes |
 //! | `records` | merging records |
+//! | `merged` | handing merged values to hubs that read a log back |
 //! | `ids` | finding duplicates |
 //! | `order` | the order in which channels were used, and forgetting all of them |
 //! | `scan` | viewing channels, for joins |
@@ -30,6 +31,7 @@ mod channel;
 mod claims;
 mod export;
 mod ids;
+mod merged;
 mod order;
 mod page;
 mod passing;
@@ -55,6 +57,7 @@ use crate::time::Now;
 use tickgate_protocol::channel::{Channel, Class, Tenant};
 
 pub use export::{ChannelExport, RecordExport, StripeCounters, StripeExport};
+pub use merged::{Merged, Newest};
 pub use page::{ChannelView, Page, PageLimit, Since};
 pub use tickgate_protocol::event::Epoch;
 pub use tombstones::Tombstone;
@@ -210,8 +213,18 @@ impl Channels {
         } else if let Some(version) = self.duplicate(id.as_ref(), generations) {
             return Stored::Duplicate(version);
         }
+        if let Some(given) = given.filter(|given| given.is_replayed)
+            && let Some(slot) = self.by_name.get(&prepared.event.channel).copied()
+            && given.version <= self.slots[slot as usize].latest
+        {
+            let when = (now, given, generations);
+            return self.store_known(slot, prepared, transit, when, formats, garbage);
+        }
         let deletes = prepared.event.options.deletes;
         if deletes.is_some_and(|deletion| !self.may_delete(&prepared.event.channel, deletion, now)) {
+            if let Some(given) = given.filter(|given| given.is_replayed && prepared.class.history.is_some()) {
+                self.doubt_earlier(&prepared.event.channel, &prepared.class, given.version, now);
+            }
             return Stored::Unchanged;
         }
         if prepared.wants_comparison() && !self.keep_changes(&mut prepared) {
@@ -358,7 +371,10 @@ impl Channels {
         state.leave_owner();
         self.by_name.remove(&state.channel);
         self.in_order.remove(&place(&state.channel));
-        self.evicted = self.evicted.max(state.latest);
+        // A restored value may be ahead of what is read back from the log.
+        let newest = self.versions.newest();
+        let (latest, floor) = (state.latest.min(newest), state.floor.min(newest));
+        self.evicted = self.evicted.max(latest);
         self.bytes -= state.bytes();
         if let Some(deadline_ms) = state.deadline_ms {
             self.deadlines.remove(&(deadline_ms, slot));
@@ -366,8 +382,8 @@ impl Channels {
         if state.class.history.is_some() {
             let tombstone = Tombstone {
                 channel: state.channel.clone(),
-                latest: state.latest,
-                floor: state.floor,
+                latest,
+                floor,
             };
             match self.versions.next_of_eviction() {
                 Some(version) => self.tombstones.note(version, tombstone),

@@ -42,6 +42,18 @@ pub(in crate::hub) enum Known {
 }
 
 impl Prepared {
+    /// Checks that an event is an update of a book, if its channel has one.
+    ///
+    /// # Errors
+    ///
+    /// If it is none.
+    pub(in crate::hub) fn check(event: &NewEvent, class: &Class) -> Result<(), BookError> {
+        match (class.book, event.options.deletes) {
+            (Some(_), None) => book::read(&event.data).map(drop),
+            _ => Ok(()),
+        }
+    }
+
     /// Reads what is merged.
     ///
     /// # Errors
