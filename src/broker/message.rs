@@ -45,9 +45,6 @@ struct Head<'a> {
     even_if_unchanged: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     deletes: Option<Deletes>,
-    /// Whether the data are all merged records of the channel, for gateways that read the log back.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    whole: bool,
 }
 
 /// What a deletion removes; see [`Deletion`].
@@ -81,8 +78,6 @@ impl From<Deletes> for Deletion {
 pub(super) struct Decoded {
     pub(super) event: NewEvent,
     pub(super) source: Source,
-    /// Whether it only repeats what the hub has merged.
-    pub(super) is_whole: bool,
 }
 
 /// Which gateway published an event, and as its which.
@@ -107,6 +102,11 @@ pub(super) enum Problem {
         "the channel keeps state here, but its events are not in the log: the gateways have different [[channel]] entries"
     )]
     Lane,
+}
+
+/// Whether a text can be the name of an event.
+pub(super) fn is_event_name(name: &str) -> bool {
+    (1..=EVENT_NAME_BYTES_MAX).contains(&name.len()) && !name.chars().any(char::is_control)
 }
 
 /// Reads and writes messages.
@@ -137,7 +137,7 @@ impl Decoder {
     }
 
     /// The payload of an event.
-    pub(super) fn encode(event: &NewEvent, source: Source, is_whole: bool) -> Bytes {
+    pub(super) fn encode(event: &NewEvent, source: Source) -> Bytes {
         let options = &event.options;
         let head = Head {
             v: FORMAT,
@@ -150,7 +150,6 @@ impl Decoder {
             fresh_ms: options.fresh_ms,
             even_if_unchanged: options.even_if_unchanged,
             deletes: options.deletes.map(Deletes::from),
-            whole: is_whole,
         };
         let mut bytes = serde_json::to_vec(&head).unwrap_or_default();
         bytes.reserve_exact(1 + event.data.len());
@@ -167,8 +166,7 @@ impl Decoder {
         if head.v != FORMAT {
             return Err(Problem::Format);
         }
-        let is_name = (1..=EVENT_NAME_BYTES_MAX).contains(&head.name.len()) && !head.name.chars().any(char::is_control);
-        if !is_name {
+        if !is_event_name(&head.name) {
             return Err(Problem::Head);
         }
         let data = payload.slice(end + 1..);
@@ -192,14 +190,11 @@ impl Decoder {
             gateway: head.from,
             number: head.n,
         };
-        Ok(Decoded {
-            event,
-            source,
-            is_whole: head.whole,
-        })
+        Ok(Decoded { event, source })
     }
 
-    fn channel(&self, name: &str) -> Option<Channel> {
+    /// The channel with this name.
+    pub(super) fn channel(&self, name: &str) -> Option<Channel> {
         let (tenant, name) = name.split_once('.')?;
         let tenant = self.tenants.iter().position(|known| **known == *tenant)?;
         Some(Channel::parse(name).ok()?.in_tenant(Tenant::new(tenant)?))
@@ -240,22 +235,19 @@ mod tests {
     fn events_survive_the_way_with_everything_that_belongs_to_them() {
         let decoder = decoder();
         for tenant in 0..3 {
-            for is_whole in [false, true] {
-                let event = event(tenant);
-                let name = decoder.name("", &event.channel);
-                let of = ["~", "acme", "beta"][tenant];
-                assert!(name.starts_with(&format!("{of}.market.BTC/USDT.")), "{name}");
-                let decoded = decoder
-                    .decode(&name, &Decoder::encode(&event, SOURCE, is_whole))
-                    .expect("valid");
-                assert_eq!((decoded.source, decoded.is_whole), (SOURCE, is_whole));
-                let back = decoded.event;
-                assert_eq!(
-                    (&back.channel, &back.name, &back.data),
-                    (&event.channel, &event.name, &event.data)
-                );
-                assert_eq!((back.timestamp_ms, back.options), (event.timestamp_ms, event.options));
-            }
+            let event = event(tenant);
+            let name = decoder.name("", &event.channel);
+            let of = ["~", "acme", "beta"][tenant];
+            assert!(name.starts_with(&format!("{of}.market.BTC/USDT.")), "{name}");
+            let decoded = decoder.decode(&name, &Decoder::encode(&event, SOURCE));
+            let decoded = decoded.expect("valid");
+            assert_eq!(decoded.source, SOURCE);
+            let back = decoded.event;
+            assert_eq!(
+                (&back.channel, &back.name, &back.data),
+                (&event.channel, &event.name, &event.data)
+            );
+            assert_eq!((back.timestamp_ms, back.options), (event.timestamp_ms, event.options));
         }
     }
 
@@ -269,7 +261,7 @@ mod tests {
         };
         let source = Source { gateway: 7, number: 8 };
         let text = r#"{"v":1,"name":"filled","ts":1703836800000,"from":7,"n":8}"#;
-        assert_eq!(Decoder::encode(&event, source, false), format!("{text}\n1"));
+        assert_eq!(Decoder::encode(&event, source), format!("{text}\n1"));
     }
 
     #[test]

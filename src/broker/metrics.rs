@@ -16,6 +16,8 @@ pub(super) struct BrokerMetrics {
     pub(super) skipped: Counter,
     pub(super) resyncs: Counter,
     pub(super) terms_opened: Counter,
+    pub(super) merged: Counter,
+    pub(super) merged_too_large: Counter,
     pub(super) requests_taken: Counter,
     pub(super) requests_refused: Counter,
     pub(super) requests_sent: Counter,
@@ -54,6 +56,10 @@ pub struct BrokerSample {
     pub resyncs: u64,
     /// Terms that this gateway has opened.
     pub terms_opened: u64,
+    /// Merged values that this gateway has handed over.
+    pub merged: u64,
+    /// Merged values that were too large for one message of the broker.
+    pub merged_too_large: u64,
     /// Requests that this gateway took, those of them that it refused for want of room, and those that it sent.
     pub requests: [u64; 3],
     /// Outcomes of publishes through this gateway: published, not published for want of a connection, unknown, and
@@ -114,6 +120,16 @@ impl BrokerSample {
             "tickgate_broker_terms_total",
             "Terms of the log that this gateway has opened.",
             |broker, samples| samples.value(broker.terms_opened),
+        ),
+        Metric::counter(
+            "tickgate_broker_merged_values_total",
+            "Merged values (records, order books) that this gateway has stored for gateways that start later.",
+            |broker, samples| samples.value(broker.merged),
+        ),
+        Metric::counter(
+            "tickgate_broker_merged_too_large_total",
+            "Merged values that were too large for one message of the broker.",
+            |broker, samples| samples.value(broker.merged_too_large),
         ),
         Metric::counter(
             "tickgate_broker_requests_total",
@@ -183,6 +199,8 @@ impl BrokerMetrics {
             skipped: self.skipped.get(),
             resyncs: self.resyncs.get(),
             terms_opened: self.terms_opened.get(),
+            merged: self.merged.get(),
+            merged_too_large: self.merged_too_large.get(),
             requests: [&self.requests_taken, &self.requests_refused, &self.requests_sent].map(Counter::get),
             outcomes: [&self.published, &self.unavailable, &self.unknown, &self.rejected].map(Counter::get),
             latency: self.latency.read(),

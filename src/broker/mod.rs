@@ -6,8 +6,10 @@
 //! Invariant: a receipt is given only for an event that the hub of this gateway has. A [`Refusal`] says whether the event may
 //! have been published all the same.
 
+mod classes;
 pub mod embedded;
 mod link;
+mod merged;
 mod message;
 mod metrics;
 pub mod nats;
@@ -26,6 +28,7 @@ use crate::shard::mailbox::ConnectionId;
 use crate::suspended::{Claim, Record};
 use crate::time::Now;
 
+pub use classes::ClassTable;
 pub use embedded::Embedded;
 pub use message::DEFAULT_TENANT as NAME_OF_DEFAULT_TENANT;
 pub use metrics::BrokerSample;
@@ -47,7 +50,7 @@ impl SharedSettings {
     #[must_use]
     pub fn classes(&self) -> u64 {
         match self {
-            Self::Nats(settings) => settings.classes,
+            Self::Nats(settings) => settings.classes.hash,
         }
     }
 }

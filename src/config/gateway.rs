@@ -10,9 +10,9 @@ use super::sections::{self, Endpoint, Server, Space};
 use super::value::milliseconds;
 use crate::auth::{KeySet, Secret};
 use crate::backend::{commands, feeds};
-use crate::broker::{SharedSettings, nats};
+use crate::broker::{ClassTable, SharedSettings, nats};
 use crate::{admin, auth, gateway, hub, ingress, session};
-use tickgate_protocol::channel::{Classes, Tenant, TenantNames, is_segment};
+use tickgate_protocol::channel::{Classes, Pattern, Tenant, TenantNames, is_segment};
 
 /// File descriptors that a gateway needs apart from those of its connections: listeners, doorbells, backends, admin
 /// requests, logs.
@@ -186,7 +186,7 @@ impl Config {
             node: self.node_name(),
             // One more than the largest history, so that a gateway that reads the log back sees that there were more.
             events_per_channel: 1 + histories.max().unwrap_or(0).max(LOG_EVENTS_MIN),
-            classes: fingerprint(&spaces),
+            classes: class_table(&spaces),
             duplicate_window: sections.state.dedup_window,
             event_bytes: event_bytes.unwrap_or(0) as usize,
             publish_per_second: spaces.iter().map(|space| space.limits.publish_per_second).collect(),
@@ -273,17 +273,25 @@ fn history_max(classes: &Classes) -> u64 {
     sizes.map(|history| u64::from(history.size)).max().unwrap_or(0)
 }
 
-/// A hash of what the classes of all tenants keep, which must be the same on all gateways that share a log. The tenants may
-/// stand in any order.
-fn fingerprint(spaces: &[Space<'_>]) -> u64 {
+/// What the classes of all tenants keep, which must be the same on all gateways that share a log. The tenants may stand in
+/// any order.
+fn class_table(spaces: &[Space<'_>]) -> ClassTable {
     let mut spaces: Vec<_> = spaces.iter().collect();
     spaces.sort_by_key(|space| space.name);
-    let mut text = String::new();
+    let (mut text, mut entries) = (String::new(), Vec::new());
     for space in spaces {
+        let classes = space.classes();
         text += &space.name.map(|name| format!("[{name}]\n")).unwrap_or_default();
-        text += &kept(&space.classes());
+        text += &kept(&classes);
+        let tenant = space.name.map(|name| format!("{name}: ")).unwrap_or_default();
+        let name = |pattern: &Pattern| format!("{tenant}{}", pattern.as_str());
+        let classes = classes.entries().iter();
+        entries.extend(classes.map(|(pattern, class)| (name(pattern), sections::kept_keys(pattern, class))));
     }
-    xxhash_rust::xxh3::xxh3_64(text.as_bytes())
+    ClassTable {
+        hash: xxhash_rust::xxh3::xxh3_64(text.as_bytes()),
+        entries,
+    }
 }
 
 fn kept(classes: &Classes) -> String {
@@ -299,6 +307,9 @@ fn kept(classes: &Classes) -> String {
             class.only_changed,
         );
         text += &format!("{} {kept:?}\n", pattern.as_str());
+        if let Some(book) = class.book {
+            text += &format!("{book:?}\n");
+        }
     }
     text
 }

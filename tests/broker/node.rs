@@ -24,8 +24,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) const HISTORY_SIZE: u32 = 200;
 
 /// `kept.*` has a history and a last value, `last.*` a last value, `same.*` only sends changes, `rows.*` merges records,
-/// `gone.*` as well, with a
-/// member that deletes them, `book.*` are order books, and all others keep nothing.
+/// `gone.*` as well, with a member that deletes them, `mixed.*` with a history, `book.*` are order books, `deep.*` the best
+/// levels of books, and all others keep nothing.
 pub(crate) fn classes() -> Classes {
     let history = Class {
         cache_last: true,
@@ -60,9 +60,20 @@ pub(crate) fn classes() -> Classes {
         book: Some(BookRules::default()),
         ..last.clone()
     };
+    let mixed = Class {
+        history: history.history,
+        overflow: Overflow::Disconnect,
+        ..gone.clone()
+    };
+    let deep = Class {
+        book: Some(BookRules { depth: Some(3) }),
+        ..last.clone()
+    };
     let entries = [
         ("gone.*", gone),
+        ("mixed.*", mixed),
         ("book.*", book),
+        ("deep.*", deep),
         ("kept.*", history),
         ("last.*", last),
         ("same.*", same),
@@ -343,6 +354,35 @@ impl World {
         node.wait_for(Link::Up);
         self.nodes.push(node);
         true
+    }
+}
+
+/// The notices that gateways write into the log.
+pub(crate) struct Notices {
+    runtime: Runtime,
+    log: async_nats::jetstream::stream::Stream,
+}
+
+impl Notices {
+    pub(crate) fn of(server: &nats_server::Nats) -> Self {
+        let runtime = Runtime::new().expect("a runtime");
+        let log = runtime.block_on(async {
+            let client = async_nats::connect(server.url()).await.expect("connected");
+            let context = async_nats::jetstream::new(client);
+            context.get_stream("suite_one_LOG").await.expect("a log")
+        });
+        Self { runtime, log }
+    }
+
+    fn newest(&self) -> u64 {
+        let newest = self.log.get_last_raw_message_by_subject("suite.one.terms");
+        self.runtime.block_on(newest).map_or(0, |message| message.sequence)
+    }
+
+    /// Waits for the next one. A log that has lost all of them begins a new epoch.
+    pub(crate) fn wait(&self) {
+        let before = self.newest();
+        until("a notice", || self.newest() > before);
     }
 }
 

@@ -12,7 +12,7 @@ use tickgate::broker::{Link, nats};
 use tickgate_protocol::channel::{Pattern, Tenant};
 
 use crate::nats_server::Nats;
-use crate::node::{Got, Node, World, channel, check_order, event, until, until_with, with_id};
+use crate::node::{Got, Node, Notices, World, channel, check_order, event, until, until_with, with_id};
 
 const SEED: u64 = 18;
 
@@ -187,61 +187,101 @@ fn a_gateway_that_starts_later_has_the_same_state() {
     });
 }
 
-/// Records and levels that come and go, published through all gateways by turns, beside a model.
+/// Records and levels that come and go, published through all gateways by turns, beside a model. The log has lost most of
+/// the updates when the last gateway starts.
 #[test]
-fn deleted_records_and_books_are_the_same_on_every_gateway_and_on_one_that_starts_later() {
+fn merged_values_are_the_same_on_every_gateway_and_on_one_that_starts_later() {
     World::each(|broker, mut world| {
         let mut random = random();
-        let mut records = BTreeMap::new();
-        let mut levels = BTreeMap::new();
-        for number in 1..=300u64 {
+        let (mut records, mut levels) = (BTreeMap::new(), BTreeMap::new());
+        let (mut sequence, mut positions) = (0u64, Vec::new());
+        while sequence < 800 {
             let node = &world.nodes[random.random_range(0..world.nodes.len())];
-            let (key, goes) = (random.random_range(0..6u64), random.random_bool(0.4));
-            node.publish_one(event(
-                "gone.a",
-                format!(r#"[{{"id":{key},"n":{number},"gone":{goes}}}]"#),
-            ));
-            if goes {
-                records.remove(&key);
-                levels.remove(&key);
-            } else {
-                records.insert(key, number);
-                levels.insert(key, number);
+            let mut batch = Vec::new();
+            for _ in 0..random.random_range(1..30) {
+                sequence += 1;
+                let (key, goes) = (random.random_range(0..6u64), random.random_bool(0.4));
+                let record = format!(r#"[{{"id":{key},"n":{sequence},"gone":{goes}}}]"#);
+                let size = if goes { 0 } else { sequence };
+                let level = format!(
+                    r#"{{"prev_seq":{},"seq":{sequence},"bids":[[{key},{size}]],"asks":[]}}"#,
+                    sequence - 1
+                );
+                for map in [&mut records, &mut levels] {
+                    match goes {
+                        true => map.remove(&key),
+                        false => map.insert(key, sequence),
+                    };
+                }
+                batch.push(event("gone.a", &record));
+                batch.push(event("mixed.a", &record));
+                batch.push(event("book.a", &level));
+                batch.push(event("deep.a", &level));
             }
-            // The log does not keep all updates, so the publisher sends the whole book now and then.
-            let seq = format!(r#""prev_seq":{},"seq":{number}"#, number - 1);
-            let bids = if number % 100 == 0 {
-                let all: Vec<String> = levels.iter().map(|(price, size)| format!("[{price},{size}]")).collect();
-                format!(r#""snapshot":true,"bids":[{}]"#, all.join(","))
-            } else {
-                format!(r#""bids":[[{key},{}]]"#, if goes { 0 } else { number })
-            };
-            node.publish_one(event("book.a", format!(r#"{{{seq},{bids},"asks":[]}}"#)));
+            batch.push(event("kept.end", sequence));
+            let outcomes = node.publish(batch);
+            let receipts = outcomes.into_iter().map(|outcome| outcome.expect("published"));
+            let offsets: Vec<u64> = receipts.filter_map(|receipt| receipt.offset).collect();
+            // Without that of the last event, which is on another channel.
+            positions.extend(&offsets[..offsets.len() - 1]);
         }
         world.add();
-        for node in &world.nodes {
-            until_with("the records", || {
-                let last: Vec<Value> = node.last("gone.a").map_or_else(Vec::new, |last| json(&last));
-                let got: BTreeMap<u64, u64> = last.iter().map(|row| (number(&row["id"]), number(&row["n"]))).collect();
-                (got == records)
-                    .then_some(())
-                    .ok_or_else(|| format!("{broker}: {got:?}, not {records:?}"))
-            });
-            until_with("the book", || {
-                let last: Value = node.last("book.a").map_or(Value::Null, |last| json(&last));
-                let bids = last["bids"].as_array().cloned().unwrap_or_default();
-                let got: BTreeMap<u64, u64> = bids
-                    .iter()
-                    .map(|level| (number(&level[0]), number(&level[1])))
-                    .collect();
-                let is_best_first = bids.is_sorted_by(|a, b| number(&a[0]) > number(&b[0]));
-                let is_fine = got == levels && is_best_first && last["seq"] == 300 && last["stale"].is_null();
-                is_fine
-                    .then_some(())
-                    .ok_or_else(|| format!("{broker}: {last}, not {levels:?}"))
-            });
+        let epoch = world.nodes[0].hub.epoch();
+        let everywhere = |node: &Node| ["gone.a", "mixed.a", "book.a", "deep.a"].map(|name| node.last(name));
+        let mut recovered = Vec::new();
+        for node in &mut world.nodes {
+            until("the last event", || node.last("kept.end") == Some(sequence.to_string()));
+            let position = positions[positions.len() - 50];
+            recovered.push(node.recover("mixed.a", epoch, position));
+        }
+        let first = everywhere(&world.nodes[0]);
+        for (node, missed) in world.nodes.iter().zip(&recovered) {
+            assert_eq!(everywhere(node), first, "{broker}");
+            assert_eq!(missed, &recovered[0], "{broker}");
+        }
+        assert_eq!(recovered[0].as_ref().map(Vec::len), Some(49), "{broker}");
+        for name in ["gone.a", "mixed.a"] {
+            let rows: Vec<Value> = json(&world.nodes[0].last(name).expect("records"));
+            let got: BTreeMap<u64, u64> = rows.iter().map(|row| (number(&row["id"]), number(&row["n"]))).collect();
+            assert_eq!(got, records, "{broker}: {name}");
+        }
+        let best: Vec<(u64, u64)> = levels.iter().rev().map(|(price, size)| (*price, *size)).collect();
+        for (name, depth) in [("book.a", best.len()), ("deep.a", 3)] {
+            let book: Value = json(&world.nodes[0].last(name).expect("a book"));
+            let bids = book["bids"].as_array().expect("levels").iter();
+            let got: Vec<(u64, u64)> = bids.map(|level| (number(&level[0]), number(&level[1]))).collect();
+            assert_eq!(got, best[..depth.min(best.len())], "{broker}: {name}");
         }
     });
+}
+
+/// What is not merged for long outlives the log, which keeps other channels' events.
+#[test]
+fn merged_values_outlive_the_events_that_brought_them() {
+    let server = Nats::start();
+    let small = |name: &str| nats::Settings {
+        log_bytes: 1 << 20,
+        ..Node::settings(server.url(), name)
+    };
+    let mut node = Node::nats(small("n0"));
+    node.wait_for(Link::Up);
+    node.publish_one(event("gone.a", r#"[{"id":1,"n":1},{"id":2,"n":2}]"#));
+    node.publish_one(event("book.a", r#"{"seq":1,"bids":[[1,1]],"asks":[[2,1]]}"#));
+    let handed_over = node.nats.as_ref().expect("NATS");
+    until("the values", || handed_over.sample().merged >= 2);
+    let (long, notices) = (format!("\"{}\"", "x".repeat(20_000)), Notices::of(&server));
+    for number in 0..80 {
+        if number % 20 == 0 {
+            notices.wait();
+        }
+        node.publish_one(event(&format!("kept.{number}"), &long));
+    }
+    let mut new = Node::nats(small("n1"));
+    new.wait_for(Link::Up);
+    assert!(new.last("kept.0").is_none(), "the log has lost it");
+    for name in ["gone.a", "book.a"] {
+        assert!(new.last(name).is_some() && new.last(name) == node.last(name), "{name}");
+    }
 }
 
 fn json<T: serde::de::DeserializeOwned>(text: &str) -> T {

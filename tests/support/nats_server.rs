@@ -7,7 +7,7 @@ mod process;
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -31,6 +31,8 @@ pub(crate) fn servers() -> Vec<PathBuf> {
 pub(crate) struct Nats {
     program: PathBuf,
     pub(crate) port: u16,
+    // The end of its configuration.
+    more: String,
     directory: tempfile::TempDir,
     process: Child,
 }
@@ -41,22 +43,22 @@ impl Nats {
         Self::start_with(servers().last().expect("one"))
     }
 
-    pub(crate) fn start_with(program: &std::path::Path) -> Self {
-        let directory = tempfile::tempdir().expect("a temporary directory");
+    pub(crate) fn start_with(program: &Path) -> Self {
         // Another process may take the port before the server does. Then the next attempt uses another port.
-        for _ in 0..10 {
-            let port = process::free_port();
-            let mut process = spawn(program, port, &directory);
-            if came_up(port, &mut process) {
-                return Self {
-                    program: program.to_owned(),
-                    port,
-                    directory,
-                    process,
-                };
-            }
-        }
-        panic!("{} did not start (is it installed?)", program.display());
+        let server = (0..10).find_map(|_| Self::try_start(program, process::free_port(), String::new()));
+        server.unwrap_or_else(|| panic!("{} did not start (is it installed?)", program.display()))
+    }
+
+    fn try_start(program: &Path, port: u16, more: String) -> Option<Self> {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let mut process = spawn(program, port, &more, &directory);
+        came_up(port, &mut process).then(|| Self {
+            program: program.to_owned(),
+            port,
+            more,
+            directory,
+            process,
+        })
     }
 
     pub(crate) fn url(&self) -> String {
@@ -77,16 +79,52 @@ impl Nats {
         self.process.wait().expect("waited for");
     }
 
+    /// Ends the server as an operator does: its clients are told first.
+    pub(crate) fn end(&mut self) {
+        process::signal(&self.process, "TERM");
+        self.process.wait().expect("waited for");
+    }
+
+    /// Adds a line to the configuration and reloads it.
+    pub(crate) fn reload_with(&mut self, line: &str) {
+        let before = self.reloads();
+        self.more += &format!("{line}\n");
+        configure(self.port, &self.more, &self.directory);
+        process::signal(&self.process, "HUP");
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while self.reloads() == before {
+            assert!(Instant::now() < deadline, "the configuration was not reloaded");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn reloads(&self) -> usize {
+        let log = std::fs::read_to_string(self.directory.path().join("log"));
+        log.map_or(0, |log| log.matches("Reloaded server configuration").count())
+    }
+
     /// Starts the server again with what it stored.
     pub(crate) fn restart(&mut self) {
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
-            self.process = spawn(&self.program, self.port, &self.directory);
+            self.process = spawn(&self.program, self.port, &self.more, &self.directory);
             if came_up(self.port, &mut self.process) {
                 return;
             }
             assert!(Instant::now() < deadline, "the server did not come back");
         }
+    }
+
+    /// What the server has stored. It must not run.
+    pub(crate) fn copy(&self) -> tempfile::TempDir {
+        let copy = tempfile::tempdir().expect("a temporary directory");
+        copy_files(self.directory.path(), copy.path());
+        copy
+    }
+
+    /// Puts an earlier copy in the place of what the server has stored. It must not run.
+    pub(crate) fn put_back(&mut self, copy: tempfile::TempDir) {
+        self.directory = copy;
     }
 
     /// Forgets everything that the server stored. It must not run.
@@ -102,10 +140,77 @@ impl Drop for Nats {
     }
 }
 
-fn spawn(program: &std::path::Path, port: u16, directory: &tempfile::TempDir) -> Child {
+fn copy_files(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-a").arg(from.join(".")).arg(to).status();
+    assert!(copied.is_ok_and(|status| status.success()), "cp -a {}", from.display());
+}
+
+/// Three servers that store each stream together.
+pub(crate) struct Cluster {
+    pub(crate) servers: Vec<Nats>,
+    // For each, the port of its pages for operators.
+    monitors: Vec<u16>,
+}
+
+impl Cluster {
+    /// Starts the newest servers; `None`: they are not installed, and the others are too old for a cluster.
+    pub(crate) fn start() -> Option<Self> {
+        let program = servers().into_iter().nth(1)?;
+        for _ in 0..10 {
+            let routes: Vec<u16> = (0..3).map(|_| process::free_port()).collect();
+            let monitors: Vec<u16> = (0..3).map(|_| process::free_port()).collect();
+            let urls = routes.iter().map(|port| format!("nats://127.0.0.1:{port}"));
+            let urls = urls.collect::<Vec<_>>().join(", ");
+            let start = |index: usize| {
+                let more = format!(
+                    "server_name: n{index}\nhttp: \"127.0.0.1:{}\"\ncluster {{ name: suite, listen: \"127.0.0.1:{}\", routes: [{urls}] }}\n",
+                    monitors[index], routes[index]
+                );
+                Nats::try_start(&program, process::free_port(), more)
+            };
+            // Each waits for a second one before it is ready.
+            let servers: Option<Vec<Nats>> = (0..3).map(start).collect();
+            if let Some(servers) = servers {
+                let cluster = Self { servers, monitors };
+                (0..3).for_each(|index| cluster.await_health(index));
+                return Some(cluster);
+            }
+        }
+        panic!("no cluster of {}", program.display());
+    }
+
+    /// Waits until a server has everything that its streams have.
+    pub(crate) fn await_health(&self, index: usize) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !is_healthy(self.monitors[index]) {
+            assert!(Instant::now() < deadline, "the server n{index} did not become healthy");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+fn is_healthy(port: u16) -> bool {
+    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else {
+        return false;
+    };
+    let _ = stream.set_read_timeout(Some(Duration::from_secs(5)));
+    let asked = stream.write_all(b"GET /healthz HTTP/1.0\r\n\r\n");
+    let mut answer = String::new();
+    asked.is_ok() && stream.read_to_string(&mut answer).is_ok() && answer.contains(" 200 ")
+}
+
+/// Writes the configuration of a server into its directory, and returns the file.
+fn configure(port: u16, more: &str, directory: &tempfile::TempDir) -> PathBuf {
+    let (file, store) = (directory.path().join("nats.conf"), directory.path().join("store"));
+    let log = directory.path().join("log");
+    let text = format!("listen: \"127.0.0.1:{port}\"\nlog_file: {log:?}\njetstream {{ store_dir: {store:?} }}\n{more}");
+    std::fs::write(&file, text).expect("written");
+    file
+}
+
+fn spawn(program: &Path, port: u16, more: &str, directory: &tempfile::TempDir) -> Child {
     let mut command = Command::new(program);
-    command.args(["-js", "-a", "127.0.0.1", "-p", &port.to_string(), "-sd"]);
-    command.arg(directory.path());
+    command.arg("-c").arg(configure(port, more, directory));
     // The folders of daemons are not in the PATH of every user.
     command.env(
         "PATH",

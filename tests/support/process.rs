@@ -12,7 +12,8 @@ pub(crate) fn free_port() -> u16 {
     free.local_addr().expect("an address").port()
 }
 
-fn signal(process: &Child, name: &str) {
+/// Sends a signal to the process.
+pub(crate) fn signal(process: &Child, name: &str) {
     let pid = process.id().to_string();
     let sent = Command::new("kill").args(["-s", name, &pid]).status();
     assert!(sent.is_ok_and(|status| status.success()), "kill -s {name}");

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::Shared;
 use super::streams::{Lane, open, terms_subject};
 use crate::broker::link::{ANSWER, ATTEMPTS, End, OTHERS_GONE, chain, failed};
-use crate::broker::replica::{Extent, Newest, Place, Replica};
+use crate::broker::replica::{Extent, Newest, Place};
 use crate::broker::terms::{Notice, Table};
 
 /// Where to follow the streams.
@@ -67,6 +67,7 @@ impl Shared {
         let settings = &self.settings;
         let log = open(&context, Lane::Log, settings).await?;
         let plain = open(&context, Lane::Plain, settings).await?;
+        let merged = open(&context, Lane::Merged, settings).await?;
         let control = open(&context, Lane::Control, settings).await?;
         open(&context, Lane::Sessions, settings).await?;
         self.learn_all(&control).await?;
@@ -76,9 +77,17 @@ impl Shared {
             Some(_) => format!("{}/{:016x}", info.server_id, rand::random::<u64>()),
             None => info.server_id.clone(),
         };
-        let table = self.take_terms(client, &log, &incarnation).await?;
-        let extent = extent(&log).await?;
-        let replay_to = self.place(table, extent);
+        let table = self.take_terms(client, (&log, &control), &incarnation).await?;
+        self.store_classes(client, &control).await?;
+        let mut extent = extent(&log).await?;
+        let replay_to = match self.place(&table, extent) {
+            Some(replay_to) => replay_to,
+            None => {
+                extent = self.restore_values(&merged, &log, &table).await?;
+                self.read_back(table, extent.last);
+                extent.last
+            }
+        };
         self.place_plain(&plain).await?;
         Ok(Attached {
             log,
@@ -89,7 +98,12 @@ impl Shared {
     }
 
     /// Reads the newest notice, and writes one of its own that names this broker.
-    async fn take_terms(&self, client: &Client, log: &Stream, incarnation: &str) -> Result<Table, End> {
+    async fn take_terms(
+        &self,
+        client: &Client,
+        (log, control): (&Stream, &Stream),
+        incarnation: &str,
+    ) -> Result<Table, End> {
         let mut waited = false;
         for _ in 0..ATTEMPTS {
             let newest = newest_notice(log, &self.settings.prefix).await?;
@@ -101,7 +115,8 @@ impl Shared {
                 tokio::time::sleep(OTHERS_GONE).await;
                 let later = newest_notice(log, &self.settings.prefix).await?;
                 if later.is_some_and(|later| later.sequence > sequence) {
-                    return Err(Replica::other_classes(notice));
+                    let theirs = self.stored_classes(control).await?;
+                    return Err(self.other_classes(notice, theirs.as_deref()));
                 }
                 waited = true;
                 continue;
@@ -179,7 +194,7 @@ impl Shared {
 }
 
 /// Where the log begins and ends.
-async fn extent(log: &Stream) -> Result<Extent, End> {
+pub(super) async fn extent(log: &Stream) -> Result<Extent, End> {
     let info = log.get_info().await.map_err(failed("the stream cannot be read"))?;
     Ok(Extent {
         first: info.state.first_sequence,

@@ -59,6 +59,8 @@ pub(super) async fn connect(
     };
     let mut options = ConnectOptions::with_auth_callback(authenticate)
         .name(format!("tickgate {}", settings.node))
+        // Only gateways may subscribe to it, so nobody else sees replies to them.
+        .custom_inbox_prefix(format!("{}.inbox", settings.prefix))
         .max_reconnects(1)
         .retain_servers_order()
         .ignore_discovered_servers()

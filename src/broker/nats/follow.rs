@@ -32,7 +32,7 @@ const WAKE_EVERY: usize = 128;
 /// What the broker says of a message.
 pub(super) struct Arrived {
     pub(super) sequence: u64,
-    nanos: i128,
+    pub(super) nanos: i128,
     /// Messages that wait behind it.
     pub(super) behind: u64,
 }
@@ -134,8 +134,8 @@ impl Shared {
                 self.take_notice(place, arrived.behind == 0, &message.payload)?;
             } else {
                 let named = (self.subjects.name(&message.subject), &message.payload);
-                let write_whole = |channel: &_, sequence| self.write_whole(channel, sequence);
-                self.apply_kept(place, named, &mut wakes.0, write_whole).await;
+                let hand_over = |channel: &_| self.store_value_of(channel);
+                self.apply_kept(place, named, &mut wakes.0, hand_over).await;
             }
             self.metrics
                 .pending_log

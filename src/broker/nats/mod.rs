@@ -31,6 +31,7 @@ mod attach;
 mod connect;
 mod control;
 mod follow;
+mod merged;
 mod requests;
 mod session;
 mod sessions;
@@ -49,14 +50,15 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use super::link::{End, PROBE};
+use super::merged as merged_value;
 use super::message::{Decoder, HEAD_BYTES_MAX, Source};
 use super::metrics::BrokerSample;
 use super::pending::Waiter;
 use super::replica::{Listeners, Membership, Replica};
 use super::terms::{Notice, Table};
-use super::{Broker, Link, Origin, Outcomes, Readiness, Submitted};
+use super::{Broker, ClassTable, Link, Origin, Outcomes, Readiness, Submitted};
 use crate::event::{EventId, NewEvent};
-use crate::hub::Hub;
+use crate::hub::{Hub, Merged};
 use crate::shard::mailbox::ShardHandle;
 use crate::suspended::{Claim, Record};
 use crate::time::{Clock, Now};
@@ -94,14 +96,18 @@ pub struct Settings {
     pub event_bytes: usize,
     /// The name of this gateway.
     pub node: Box<str>,
-    /// A hash of the classes of channels, which must be the same on all gateways.
-    pub classes: u64,
+    /// The classes of channels, which must be the same on all gateways.
+    pub classes: ClassTable,
     /// The names of the tenants, from number 1 on.
     pub tenants: Vec<Box<str>>,
     /// Events per second of one publisher of each tenant through this gateway, the default tenant's first; 0 or missing: no
     /// limit.
     pub publish_per_second: Vec<u32>,
 }
+
+/// The log keeps so many times as many events of a channel as may come before its merged value is handed over. So that many
+/// gateways may publish to it.
+const MERGED_IN_LOG: u64 = 64;
 
 /// Where a stream is stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -128,7 +134,7 @@ impl Default for Settings {
             duplicate_window: Duration::from_secs(300),
             event_bytes: 256 * 1024,
             node: "tickgate".into(),
-            classes: 0,
+            classes: ClassTable::default(),
             tenants: Vec::new(),
             publish_per_second: Vec::new(),
         }
@@ -177,8 +183,6 @@ struct Outgoing {
     subject: String,
     payload: Bytes,
     id: Option<EventId>,
-    // If set, the event is stored only if this is the number of the channel's newest one.
-    after: Option<u64>,
 }
 
 impl Nats {
@@ -199,7 +203,8 @@ impl Nats {
         let (outgoing, receiver) = mpsc::unbounded_channel();
         let membership = Membership {
             node: settings.node.clone(),
-            classes: settings.classes,
+            classes: settings.classes.clone(),
+            merged_every: (settings.events_per_channel / MERGED_IN_LOG).max(8),
             tenants: settings.tenants.clone(),
             publish_per_second: settings.publish_per_second.clone(),
         };
@@ -276,7 +281,14 @@ pub fn read_message(prefix: &str, subject: &str, payload: &Bytes) -> Option<NewE
 pub fn write_message(prefix: &str, event: &NewEvent) -> (String, Bytes) {
     let source = Source { gateway: 0, number: 0 };
     let subject = Decoder::new(&[]).name(Subjects::new(prefix).before(true), &event.channel);
-    (subject, Decoder::encode(event, source, false))
+    (subject, Decoder::encode(event, source))
+}
+
+/// Reads the merged value of a channel; `None`: it is skipped. For checks.
+#[must_use]
+pub fn read_merged(channel: Channel, payload: &[u8]) -> Option<Merged> {
+    let decoded = merged_value::decode(channel, payload).ok()?;
+    Some(decoded.merged)
 }
 
 /// Reads a notice that the broker stored under a number, at a time in Unix milliseconds. Returns the versions that no event
@@ -300,33 +312,16 @@ impl Shared {
         let outgoing = Outgoing {
             number: source.number,
             subject: self.decoder.name(self.subjects.before(is_kept), &event.channel),
-            payload: Decoder::encode(&event, source, false),
+            payload: Decoder::encode(&event, source),
             id: event.options.id,
-            after: None,
         };
         if self.outgoing.send(outgoing).is_err() {
             self.not_sent(source.number);
         }
     }
 
-    /// Writes the merged records of a channel into the log, unless an event came after the one with this number.
-    fn write_whole(&self, channel: &Channel, sequence: u64) {
-        let Some(payload) = self.whole(channel) else { return };
-        if payload.len() > self.payload_max.load(Ordering::Relaxed) {
-            tracing::debug!(
-                channel = channel.as_str(),
-                "the merged records are too large for one message of the broker"
-            );
-            return;
-        }
-        let outgoing = Outgoing {
-            number: 0,
-            subject: self.decoder.name(self.subjects.before(true), channel),
-            payload,
-            id: None,
-            after: Some(sequence),
-        };
-        // Another event will bring the next one.
-        let _ = self.outgoing.send(outgoing);
+    /// The longest payload of a merged value.
+    fn value_bytes_max(&self) -> usize {
+        self.payload_max.load(Ordering::Relaxed)
     }
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::Sender;
 use std::time::Instant;
 
-use async_nats::header::{HeaderMap, NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_MESSAGE_ID};
+use async_nats::header::{HeaderMap, NATS_MESSAGE_ID};
 use async_nats::{Client, Event, StatusCode, Subscriber};
 use futures_util::StreamExt as _;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -16,8 +16,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use super::attach::{Ack, WRONG_LAST_SEQUENCE};
+use super::attach::Ack;
 use super::connect::connect;
+use super::merged::OF_VALUE;
 use super::{Outgoing, Shared};
 use crate::broker::link::{End, NOTICE_EVERY, Retry, failed};
 use crate::broker::message::HEAD_BYTES_MAX;
@@ -119,9 +120,6 @@ impl Shared {
         if let Some(id) = next.id {
             headers.insert(NATS_MESSAGE_ID, format!("{id:?}"));
         }
-        if let Some(after) = next.after {
-            headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, after.to_string());
-        }
         let sent = if headers.is_empty() {
             client.publish_with_reply(next.subject, reply, next.payload).await
         } else {
@@ -142,14 +140,20 @@ impl Shared {
             let Some(number) = message.subject.get(number_at..).and_then(|number| number.parse().ok()) else {
                 continue;
             };
+            if number & OF_VALUE != 0 {
+                let ack = serde_json::from_slice::<Ack>(&message.payload);
+                if let Ok(Ack { error: Some(error), .. }) = &ack {
+                    tracing::warn!(reason = error.description, "the broker refuses a merged value");
+                }
+                self.value_stored(number & !OF_VALUE, ack.is_ok_and(|ack| ack.error.is_none()));
+                continue;
+            }
             if message.status == Some(StatusCode::NO_RESPONDERS) {
                 // No stream takes the subject.
                 self.not_sent(number);
                 continue;
             }
             match serde_json::from_slice::<Ack>(&message.payload) {
-                // The records as a whole are for the next time, then.
-                Ok(Ack { error: Some(error), .. }) if error.err_code == WRONG_LAST_SEQUENCE => {}
                 Ok(Ack { error: Some(error), .. }) => {
                     tracing::warn!(reason = error.description, "the broker refuses an event");
                     self.pending.finish(number, Err(Refusal::Rejected), Instant::now());
@@ -170,6 +174,9 @@ impl Shared {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
+            if self.is_up() {
+                self.store_due_values();
+            }
             let (notice, after) = match self.next_notice() {
                 Ok(next) => next,
                 Err(end) => return end,

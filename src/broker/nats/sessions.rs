@@ -55,7 +55,6 @@ impl Nats {
             subject: shared.session_subject(&session.pid),
             payload,
             id: None,
-            after: None,
         };
         shared.outgoing.send(outgoing).map_err(|_| session)
     }

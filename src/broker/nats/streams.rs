@@ -18,6 +18,8 @@ pub(super) enum Lane {
     Log,
     /// The events of all other channels.
     Plain,
+    /// The merged values of channels.
+    Merged,
     /// What gateways must not forget.
     Control,
     /// Socket.IO sessions that ended.
@@ -31,12 +33,16 @@ const CONTROL_BYTES: u64 = 64 << 20;
 const SESSIONS_BYTES: u64 = 64 << 20;
 const SESSIONS_AGE: Duration = Duration::from_secs(3600);
 
+/// The stream with the merged values has a quarter of the bytes of the log, but at least these.
+const MERGED_BYTES_MIN: u64 = 1 << 20;
+
 impl Lane {
     /// The name of the stream.
     pub(super) fn stream(self, prefix: &str) -> String {
         let lane = match self {
             Self::Log => "LOG",
             Self::Plain => "PLAIN",
+            Self::Merged => "MERGED",
             Self::Control => "CONTROL",
             Self::Sessions => "SESSIONS",
         };
@@ -59,6 +65,11 @@ fn wanted(lane: Lane, settings: &Settings) -> Config {
             signed(settings.events_per_channel),
         ),
         Lane::Plain => (vec![format!("{prefix}.plain.>")], settings.plain_bytes, -1),
+        Lane::Merged => (
+            vec![format!("{prefix}.merged.>")],
+            (settings.log_bytes / 4).max(MERGED_BYTES_MIN),
+            1,
+        ),
         Lane::Control => (vec![format!("{prefix}.control.>")], CONTROL_BYTES, 1),
         Lane::Sessions => (vec![format!("{prefix}.sessions.*")], SESSIONS_BYTES, 1),
     };
@@ -70,7 +81,7 @@ fn wanted(lane: Lane, settings: &Settings) -> Config {
         discard: match lane {
             // A full stream refuses rather than forgets.
             Lane::Control => DiscardPolicy::New,
-            Lane::Log | Lane::Plain | Lane::Sessions => DiscardPolicy::Old,
+            Lane::Log | Lane::Plain | Lane::Merged | Lane::Sessions => DiscardPolicy::Old,
         },
         max_bytes: signed(bytes),
         max_messages: -1,
@@ -84,14 +95,14 @@ fn wanted(lane: Lane, settings: &Settings) -> Config {
         duplicate_window: match lane {
             // Sessions have no ids, and the window must not be longer than their age.
             Lane::Sessions => Duration::from_secs(1),
-            Lane::Log | Lane::Plain | Lane::Control => settings.duplicate_window,
+            Lane::Log | Lane::Plain | Lane::Merged | Lane::Control => settings.duplicate_window,
         },
         max_age: match lane {
             Lane::Sessions => SESSIONS_AGE,
-            Lane::Log | Lane::Plain | Lane::Control => Duration::ZERO,
+            Lane::Log | Lane::Plain | Lane::Merged | Lane::Control => Duration::ZERO,
         },
         // What is needed no longer is deleted by the gateways.
-        deny_delete: matches!(lane, Lane::Log | Lane::Plain),
+        deny_delete: matches!(lane, Lane::Log | Lane::Plain | Lane::Merged),
         deny_purge: true,
         ..Config::default()
     }

@@ -1,5 +1,5 @@
 //! The subjects of events: `<prefix>.log.<tenant>.<channel>` for channels that keep state, and `<prefix>.plain.…` for all
-//! others.
+//! others. Merged values have `<prefix>.merged.…`.
 
 use super::streams::terms_subject;
 
@@ -9,6 +9,7 @@ pub(super) struct Subjects {
     // Up to and including the last dot before a name.
     log: Box<str>,
     plain: Box<str>,
+    merged: Box<str>,
     /// The subject of notices.
     pub(super) terms: Box<str>,
 }
@@ -18,6 +19,7 @@ impl Subjects {
         Self {
             log: format!("{prefix}.log.").into(),
             plain: format!("{prefix}.plain.").into(),
+            merged: format!("{prefix}.merged.").into(),
             terms: terms_subject(prefix).into(),
         }
     }
@@ -27,10 +29,17 @@ impl Subjects {
         if is_kept { &self.log } else { &self.plain }
     }
 
+    /// What stands before the name of a channel with a merged value.
+    pub(super) fn before_merged(&self) -> &str {
+        &self.merged
+    }
+
     /// The name of a channel in a subject; empty: it has none.
     pub(super) fn name<'a>(&self, subject: &'a str) -> &'a str {
-        let name = subject.strip_prefix(&*self.log);
-        name.or_else(|| subject.strip_prefix(&*self.plain)).unwrap_or_default()
+        let lanes = [&self.log, &self.plain, &self.merged].into_iter();
+        { lanes }
+            .find_map(|lane| subject.strip_prefix(&**lane))
+            .unwrap_or_default()
     }
 }
 
@@ -44,6 +53,7 @@ mod tests {
         assert_eq!(subjects.before(true), "t.one.log.");
         assert_eq!(subjects.name("t.one.log.~.a.b"), "~.a.b");
         assert_eq!(subjects.name("t.one.plain.acme.a"), "acme.a");
+        assert_eq!(subjects.name(&format!("{}~.a", subjects.before_merged())), "~.a");
         for other in ["t.two.log.~.a.b", "t.one.terms", "t.one.log", "x"] {
             assert_eq!(subjects.name(other), "");
         }

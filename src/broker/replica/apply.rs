@@ -10,9 +10,9 @@ use crate::broker::message::{Decoded, Problem};
 use crate::hub::{Credit, Stamp, Wakes};
 use tickgate_protocol::channel::{Channel, Tenant};
 
-/// On average, so many events of channels with merged records bring the records as a whole into the log. The log keeps
-/// thousands of events of each channel, so that there is always one among them.
-const WHOLE_EVERY: u32 = 64;
+/// An event that is applied later than this comes to a gateway that was stopped, in milliseconds. A merged value that it was
+/// about to hand over may take the place of a newer one.
+const LATE_MS: u64 = 1000;
 
 /// A message that was no event is logged at most once in this time.
 const SKIPPED_LOGGED: Duration = Duration::from_secs(60);
@@ -39,14 +39,13 @@ impl Replica {
         }
     }
 
-    /// Applies an event of a channel that keeps state. `write_whole` writes the merged records of a channel into the log,
-    /// if it is due.
+    /// Applies an event of a channel that keeps state. `hand_over` stores the merged value of the channel, if it is due.
     pub(in crate::broker) async fn apply_kept(
         &self,
         place: Place,
         (name, payload): (&str, &Bytes),
         wakes: &mut Wakes,
-        write_whole: impl FnOnce(&Channel, u64),
+        hand_over: impl FnOnce(&Channel),
     ) {
         let decoded = self.decoder.decode(name, payload);
         let credit = self.credit(payload.len(), wakes).await;
@@ -58,11 +57,10 @@ impl Replica {
         drop(position);
         let is_replayed = place.is_replayed;
         match (decoded, version) {
-            // The hub has merged the records itself.
-            (Ok(Decoded { is_whole: true, .. }), _) if !is_replayed => {}
-            (Ok(Decoded { event, source, .. }), Some(version)) => {
+            (Ok(Decoded { event, source }), Some(version)) => {
                 let is_own = source.gateway == self.gateway;
-                let merges = is_own && !is_replayed && self.hub.class_of(&event.channel).record_key.is_some();
+                let hands_over = is_own || is_replayed || age_ms > LATE_MS;
+                let merges = hands_over && self.hub.class_of(&event.channel).merges();
                 let merged = merges.then(|| event.channel.clone());
                 let stamp = Stamp {
                     version,
@@ -78,8 +76,11 @@ impl Replica {
                 if is_own {
                     self.pending.finish(source.number, Ok(receipt), Instant::now());
                 }
-                if let Some(channel) = merged.filter(|_| rand::random_ratio(1, WHOLE_EVERY)) {
-                    write_whole(&channel, place.sequence);
+                if let Some(channel) = merged
+                    && self.note_merged(&channel)
+                    && !is_replayed
+                {
+                    hand_over(&channel);
                 }
             }
             (Err(problem), _) => self.skip(problem, name),
@@ -107,7 +108,7 @@ impl Replica {
         let is_kept = |channel| self.hub.class_of(channel).keeps_state();
         match decoded {
             Ok(Decoded { event, .. }) if is_kept(&event.channel) => self.skip(Problem::Lane, name),
-            Ok(Decoded { event, source, .. }) => {
+            Ok(Decoded { event, source }) => {
                 if source.gateway != self.gateway {
                     (self.foreign)(&event.channel);
                 }

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use super::{Place, Replica};
+use crate::broker::ClassTable;
 use crate::broker::link::{DEAF, End};
 use crate::broker::terms::{FORMAT, Notice, Table};
 use crate::hub::{Epoch, LOG_STEP};
@@ -71,7 +72,7 @@ impl Replica {
         Notice {
             v: FORMAT,
             node: self.membership.node.to_string(),
-            classes: self.membership.classes,
+            classes: self.membership.classes.hash,
             incarnation: String::new(),
             epoch: 0,
             terms: Vec::new(),
@@ -82,13 +83,18 @@ impl Replica {
 
     /// Whether the gateway that wrote a notice has other classes of channels.
     pub(in crate::broker) fn differs(&self, notice: &Notice) -> bool {
-        notice.classes != self.membership.classes
+        notice.classes != self.membership.classes.hash
     }
 
-    /// What is said if another gateway with other classes is there.
-    pub(in crate::broker) fn other_classes(notice: &Notice) -> End {
+    /// What is said if another gateway with other classes is there. `theirs` is what was stored of the classes.
+    pub(in crate::broker) fn other_classes(&self, notice: &Notice, theirs: Option<&[u8]>) -> End {
+        let theirs = theirs.and_then(|table| serde_json::from_slice::<ClassTable>(table).ok());
+        let difference = match theirs.filter(|table| table.hash == notice.classes) {
+            Some(theirs) => self.membership.classes.difference(&theirs),
+            None => "compare the [[channel]] entries".to_owned(),
+        };
         End::Unfit(format!(
-            "the classes of channels differ from those of the gateway {:?}: compare the [[channel]] entries",
+            "the classes of channels differ from those of the gateway {:?}: {difference}",
             notice.node
         ))
     }
@@ -142,32 +148,37 @@ impl Replica {
         Ok(table)
     }
 
-    /// Goes on where the hub is, if the log still has that place. Otherwise the hub begins anew, and the log is read back up
-    /// to its end; returns that number, or the one of an earlier session that has ended before.
-    pub(in crate::broker) fn place(&self, table: Table, extent: Extent) -> u64 {
+    /// Goes on where the hub is, if the log still has that place; returns up to where it is read back then, also if an earlier
+    /// session has begun that. Otherwise the hub begins anew: merged values are to be restored, and then
+    /// [`Replica::read_back`] is to be called.
+    pub(in crate::broker) fn place(&self, table: &Table, extent: Extent) -> Option<u64> {
         self.hub.set_lost(table.lost());
         self.metrics.term_ms.store(table.began_ms(), Ordering::Relaxed);
         let mut position = self.position.lock();
         let continues = |before: &Table| table.continues(before, position.applied, extent.last);
         if position.table.as_ref().is_some_and(continues) {
-            position.table = Some(table);
-            // The last session may have ended while it read the log back.
-            return position.replay_to;
+            position.table = Some(table.clone());
+            return Some(position.replay_to);
         }
-        let had_clients = position.was_up;
+        let had_clients = std::mem::take(&mut position.was_up);
         let first = table.terms.first().map_or(0, |term| term.first);
         let first = first.max(extent.first).max(1);
         let newest = table.version(first).unwrap_or(0).saturating_sub(1);
         self.hub.reset(Epoch(table.epoch), newest);
         position.applied = first - 1;
-        position.replay_to = extent.last;
-        position.table = Some(table);
-        position.was_up = false;
+        position.table = None;
         drop(position);
         if had_clients {
             self.end_connections("the log is not the one that this gateway has followed");
         }
-        extent.last
+        None
+    }
+
+    /// The hub, which has begun anew, is about to read the log back up to `last`.
+    pub(in crate::broker) fn read_back(&self, table: Table, last: u64) {
+        let mut position = self.position.lock();
+        position.table = Some(table);
+        position.replay_to = last;
     }
 
     /// Takes a notice from the log.
@@ -186,7 +197,11 @@ impl Replica {
         let known = position.table.as_ref();
         let (current, epoch) = known.map_or((0, 0), |table| (table.current().first, table.epoch));
         let opens = |notice: &Notice| notice.opens.is_some() && place.sequence > current;
-        let opened = Notice::parse(payload).filter(opens);
+        let notice = Notice::parse(payload);
+        if notice.is_none() {
+            self.metrics.skipped.add(1);
+        }
+        let opened = notice.filter(opens);
         if let Some(table) = opened.and_then(|notice| Table::of(&notice, place.sequence, place.stored_ms)) {
             if table.epoch != epoch {
                 return Err(End::Gap(

@@ -9,9 +9,11 @@
 //! | `publish` | from a publisher to the session, and duplicates |
 //! | `attach` | notices, and the place of the hub in the log |
 //! | `apply` | from the log into the hub |
+//! | `merged` | merged values for gateways that read the log back later |
 
 mod apply;
 mod attach;
+mod merged;
 mod publish;
 
 use std::sync::Arc;
@@ -27,7 +29,7 @@ use super::pending::Pending;
 use super::rates::PublishRates;
 use super::requests::Learn;
 use super::terms::Table;
-use super::{Link, Readiness};
+use super::{ClassTable, Link, Readiness};
 use crate::hub::{Hub, LOG_STEP};
 use crate::shard::mailbox::ShardHandle;
 use crate::time::{Clock, Now};
@@ -35,6 +37,9 @@ use tickgate_protocol::channel::{Channel, TenantNames};
 
 pub(super) use apply::Place;
 pub(super) use attach::{Extent, Newest};
+pub(super) use merged::Value;
+
+use merged::Merging;
 
 /// Is told the channel of every event that another gateway published.
 pub type Foreign = Box<dyn Fn(&Channel) + Send + Sync>;
@@ -52,8 +57,10 @@ pub struct Listeners {
 pub(in crate::broker) struct Membership {
     /// The name of this gateway.
     pub(in crate::broker) node: Box<str>,
-    /// A hash of the classes of channels, which must be the same on all gateways.
-    pub(in crate::broker) classes: u64,
+    /// The classes of channels, which must be the same on all gateways.
+    pub(in crate::broker) classes: ClassTable,
+    /// A merged value is handed over after at most so many events of its channel. The log must keep many times as many.
+    pub(in crate::broker) merged_every: u64,
     /// The names of the tenants, from number 1 on.
     pub(in crate::broker) tenants: Vec<Box<str>>,
     /// Events per second of one publisher of each tenant through this gateway, the default tenant's first; 0 or missing: no
@@ -67,13 +74,14 @@ pub(in crate::broker) struct Replica {
     pub(in crate::broker) clock: Clock,
     // Tells this gateway's events from those of others, and of an earlier run.
     pub(in crate::broker) gateway: u64,
-    membership: Membership,
+    pub(in crate::broker) membership: Membership,
     pub(in crate::broker) decoder: Decoder,
     pub(in crate::broker) tenants: TenantNames,
     rates: PublishRates,
     pub(in crate::broker) pending: Pending,
     pub(in crate::broker) is_up: AtomicBool,
     pub(in crate::broker) position: Mutex<Position>,
+    merging: Mutex<Merging>,
     pub(in crate::broker) metrics: Arc<BrokerMetrics>,
     foreign: Foreign,
     pub(in crate::broker) learn: Learn,
@@ -135,6 +143,7 @@ impl Replica {
             pending: Pending::new(shards, Arc::clone(&metrics)),
             is_up: AtomicBool::new(false),
             position: Mutex::default(),
+            merging: Mutex::default(),
             metrics,
             foreign,
             learn,
@@ -174,6 +183,7 @@ impl Replica {
 
     /// The session has ended. Returns whether the link was up.
     pub(in crate::broker) fn go_down(&self, end: &End) -> bool {
+        self.values_lost();
         if let End::Gap(_) = end {
             // The next session reads the log from its beginning.
             self.position.lock().table = None;

@@ -3,19 +3,17 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::Replica;
 use crate::broker::link::LATE_EVERY;
-use crate::broker::message::{Decoder, Source};
+use crate::broker::message::Source;
 use crate::broker::pending::{PATIENCE, Waiter};
 use crate::broker::{Origin, Outcomes, Submitted};
-use crate::event::{NewEvent, PublishOptions, Refusal};
+use crate::event::{NewEvent, Refusal};
 use crate::hub::Receipt;
 use crate::time::Now;
-use tickgate_protocol::channel::Channel;
 
 /// How often a duplicate is looked for in the hub.
 const DUPLICATE_EVERY: Duration = Duration::from_millis(20);
@@ -23,6 +21,14 @@ const DUPLICATE_EVERY: Duration = Duration::from_millis(20);
 impl Replica {
     /// Whether an event of at most `bytes_max` bytes can be sent; otherwise its outcome.
     fn check(&self, event: &NewEvent, bytes_max: usize, now: Now) -> Result<(), Result<Receipt, Refusal>> {
+        // The log takes no event that no hub applies.
+        let malformed = self.hub.malformed(event);
+        if malformed.is_some() {
+            return Err(Ok(Receipt {
+                malformed,
+                ..Receipt::default()
+            }));
+        }
         let refusal = if !self.is_up() {
             Refusal::Unavailable
         } else if !self.decoder.knows(&event.channel) || event.data.len() > bytes_max {
@@ -152,26 +158,5 @@ impl Replica {
             }
             sleep(DUPLICATE_EVERY).await;
         }
-    }
-
-    /// The merged records of a channel as one event, for gateways that read the log back. They have all records then, even
-    /// if the log has not kept the events that brought them.
-    pub(in crate::broker) fn whole(&self, channel: &Channel) -> Option<Bytes> {
-        let last = self.hub.last(channel, self.clock.now())?;
-        let event = NewEvent {
-            channel: channel.clone(),
-            name: last.name.clone(),
-            data: last.data.clone(),
-            timestamp_ms: last.timestamp_ms,
-            options: PublishOptions {
-                even_if_unchanged: true,
-                ..PublishOptions::default()
-            },
-        };
-        let source = Source {
-            gateway: self.gateway,
-            number: 0,
-        };
-        Some(Decoder::encode(&event, source, true))
     }
 }

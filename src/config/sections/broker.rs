@@ -10,7 +10,7 @@ use crate::config::check::{Because as _, Check, at_least, at_most, ensure, not_b
 use crate::config::declare::section;
 use crate::config::source::{Content, Node};
 use crate::config::value::{Refusal, Value, choices, text, typed};
-use tickgate_protocol::channel::{Class, is_segment};
+use tickgate_protocol::channel::is_segment;
 
 /// Notices that all gateways need stand in the log every second. A log that one second of events fills would lose them.
 const LOG_BYTES_MIN: u64 = 256 << 20;
@@ -177,23 +177,6 @@ pub(super) fn check_shared(sections: &Sections, check: &mut Check<'_>) {
              the embedded broker poll, or publish from a backend",
         );
     }
-    let channels = spaces.iter().flat_map(|space| space.channels);
-    let classes: Vec<Class> = channels.map(|channel| channel.class()).collect();
-    if classes
-        .iter()
-        .any(|class| class.history.is_some() && class.record_key.is_some())
-    {
-        check.refuse(
-            "channel",
-            "`record_key` with `history` is not supported with broker.kind = \"nats\": choose one of them for each class",
-        );
-    }
-    if classes.iter().any(|class| class.book.is_some()) {
-        check.refuse(
-            "channel",
-            "order books (`merge`) are not supported with broker.kind = \"nats\"",
-        );
-    }
 }
 
 impl Broker {
@@ -283,6 +266,13 @@ mod tests {
         let overflow =
             of("[[channel]]\nmatch = \"a.*\"\nhistory = { size = 9000, ttl = \"1h\" }\noverflow = \"drop_oldest\"\n");
         assert_ne!(larger.classes, of("").classes);
+        let book = of("[[channel]]\nmatch = \"a.*\"\ncache = \"last\"\nmerge = \"book\"\n");
+        assert_ne!(book.classes.hash, none.classes.hash);
+        assert_eq!(
+            none.classes.difference(&book.classes),
+            "for \"a.*\" it has { cache = \"last\", merge = \"book\", only_changed = false }, this gateway has { cache = \"last\", \
+             only_changed = false }"
+        );
         assert_eq!(
             larger.classes, overflow.classes,
             "each gateway may treat its slow clients in its own way"
@@ -303,7 +293,7 @@ mod tests {
         };
         let larger = "\"acme\"\n[[tenant.channel]]\nmatch = \"a.*\"\nhistory = { size = 9000, ttl = \"1h\" }";
         let (one, other) = (of(&[larger, "\"beta\""]), of(&["\"beta\"", larger]));
-        assert_eq!((one.events_per_channel, one.classes), (9001, other.classes));
+        assert_eq!((one.events_per_channel, &one.classes), (9001, &other.classes));
         assert_eq!(one.tenants.concat(), "acmebeta");
         assert_ne!(one.classes, of(&["\"acme\"", "\"beta\""]).classes);
         assert_ne!(one.classes, of(&[larger]).classes);
@@ -337,10 +327,6 @@ mod tests {
             (
                 "[[feed]]\nchannel = \"a.b\"\nhttp = \"http://x/\"\n",
                 "every gateway would poll",
-            ),
-            (
-                "[[channel]]\nmatch = \"a.*\"\ncache = \"last\"\nrecord_key = \"id\"\nhistory = { size = 5, ttl = \"1h\" }\n",
-                "`record_key` with `history`",
             ),
         ] {
             let told = refused(toml).unwrap_or_else(|| panic!("{toml} is accepted"));

@@ -186,6 +186,18 @@ pub(in crate::config) fn built_in_classes() -> String {
     text
 }
 
+/// The keys of a class that say what is kept, on one line.
+pub(in crate::config) fn kept_keys(pattern: &Pattern, class: &Class) -> String {
+    let keys = visit::print(ChannelClass {
+        pattern: None,
+        overflow: None,
+        max_rate: None,
+        fresh_within: None,
+        ..ChannelClass::of(pattern, class)
+    });
+    keys.trim().replace('\n', ", ")
+}
+
 impl ChannelClass {
     fn of(pattern: &Pattern, class: &Class) -> Self {
         Self {

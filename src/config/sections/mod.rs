@@ -21,7 +21,7 @@ mod tenant;
 
 pub(super) use auth::{Admin, Auth, DEFAULT_ADMIN_KEY_ENV, DEFAULT_SECRET_ENV, Key};
 pub(super) use broker::Broker;
-pub(super) use channel::{ChannelClass, built_in_classes};
+pub(super) use channel::{ChannelClass, built_in_classes, kept_keys};
 pub(super) use command::Command;
 pub(super) use endpoint::{DialectName, Endpoint};
 pub(super) use feed::Feed;
