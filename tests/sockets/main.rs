@@ -4,6 +4,7 @@
 //! completeness and codes, never times; only a drain of few clients must be fast.
 
 mod backends;
+mod bandwidth;
 mod cli;
 mod clients;
 mod command_keys;

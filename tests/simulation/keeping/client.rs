@@ -13,7 +13,7 @@ mod watch;
 pub(super) use watch::Watch;
 
 use super::resume::{Resumes, Resumption};
-use super::store::{CHANNELS, Kind, Store, Truth, deleted, numbers};
+use super::store::{CHANNELS, Kind, Store, deleted, numbers};
 use crate::wire::{Reader, Received};
 
 /// A request, with the state at the time it was sent.
@@ -222,10 +222,11 @@ impl Client {
 
     fn message(&mut self, message: &Value, store: &Store, now: Now) -> Result<(), String> {
         match message["type"].as_str() {
-            Some("event") => self.event(message, &store.truth),
+            Some("event") => self.event(message, store),
             Some("ping" | "cursor") => Ok(()),
             Some("dropped") => {
-                self.reported += message["data"]["count"].as_u64().ok_or("no count")?;
+                let count = message["data"]["count"].as_u64().ok_or("no count")?;
+                self.reported += if store.is_limited { 1 << 32 } else { count };
                 let names = message["data"]["channels"].as_array().ok_or("no channels")?;
                 self.reported_channels
                     .extend(names.iter().filter_map(Value::as_str).map(str::to_owned));
@@ -282,7 +283,7 @@ impl Client {
         }
     }
 
-    fn event(&mut self, message: &Value, truth: &Truth) -> Result<(), String> {
+    fn event(&mut self, message: &Value, store: &Store) -> Result<(), String> {
         let name = message["channel"].as_str().ok_or("no channel")?;
         let watch = self.watches.get_mut(name).ok_or("no held pattern covers it")?;
         let is_deletion = message["event"] == "deleted";
@@ -311,7 +312,7 @@ impl Client {
             _ => values.values().copied().max(),
         };
         let newest = of_event.ok_or("no number")?;
-        let facts = truth.of(name);
+        let facts = store.truth.of(name);
         let index = facts.iter().rposition(|fact| fact.number == newest);
         let index = index.ok_or("an event that was never published")?;
         if watch.kind.merges() && is_snapshot {
@@ -373,7 +374,8 @@ impl Client {
                     return Err(format!("event {index} arrived again, the next is {}", watch.next));
                 }
                 let skipped = index.saturating_sub(watch.next) as u64;
-                if skipped > 0 && matches!(watch.kind, Kind::Orders | Kind::Life) {
+                let is_told = store.is_limited && self.reported_channels.contains(name);
+                if skipped > 0 && !is_told && matches!(watch.kind, Kind::Orders | Kind::Life) {
                     return Err(format!("a gap: event {index}, the next is {}", watch.next));
                 }
                 watch.missing += skipped;
@@ -421,7 +423,7 @@ impl Client {
                 watch.next = watch.next.max(by);
             }
             match watch.kind {
-                Kind::Orders | Kind::Life if watch.next < all => {
+                Kind::Orders | Kind::Life if watch.next < all && !self.reported_channels.contains(*name) => {
                     return Err(format!("a gap: {name} ended at event {} of {all}", watch.next));
                 }
                 Kind::Trades | Kind::Log => {

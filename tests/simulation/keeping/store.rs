@@ -151,6 +151,8 @@ pub(crate) struct Store {
     pub(crate) truth: Truth,
     /// Whether a subscribe request may take several passes.
     pub(crate) is_slow: bool,
+    /// Whether connections have a limit of bytes. What a history lost before they read it counts as one dropped event.
+    pub(crate) is_limited: bool,
 }
 
 impl Store {
@@ -209,6 +211,7 @@ impl Store {
             truth: Truth::default(),
             // An answer is also delayed while news of an evicted channel is in transit.
             is_slow: subscribe_steps < usual || channels < 1_000,
+            is_limited: false,
         }
     }
 

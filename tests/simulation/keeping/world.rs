@@ -118,7 +118,8 @@ impl World {
             reply_bytes: 1 << 20,
             ..CALM
         };
-        let store = Store::new(now, &mut rng);
+        let mut store = Store::new(now, &mut rng);
+        store.is_limited = limits.bytes_per_second > 0;
         Self {
             fault,
             now,
@@ -355,7 +356,9 @@ impl World {
     fn restart(&mut self) {
         self.sum_up();
         self.summary.restarts += 1;
+        let is_limited = self.store.is_limited;
         self.store = Store::new(self.now, &mut self.rng);
+        self.store.is_limited = is_limited;
         for client in &mut self.clients {
             client.lose_store();
         }

@@ -28,6 +28,7 @@ use crate::shard::connection::{Cold, Flags, Gap, Hot};
 use crate::shard::core::connections::{Endpoint, Recipient};
 use crate::shard::frame::{Frame, FramedEvent};
 use crate::shard::numbers::Numbers;
+use crate::shard::outbox::precedes;
 use crate::shard::slots::Slots;
 use tickgate_protocol::channel::{Channel, Overflow};
 
@@ -209,7 +210,7 @@ fn fate(oldest: &Frame, numbers: &Numbers, cold: &mut Cold) -> Fate {
     }
 }
 
-/// Notes `count` dropped events. The client is told of them at the position `sequence` in the order of frames.
+/// Notes `count` dropped events. The client is told of them at the position `sequence` in the order of frames, or earlier.
 pub(in crate::shard::core) fn note_loss(
     hot: &mut Hot,
     cold: &mut Cold,
@@ -226,5 +227,8 @@ pub(in crate::shard::core) fn note_loss(
         count: 0,
         channels: Vec::new(),
     });
+    if precedes(sequence, gap.sequence) {
+        gap.sequence = sequence;
+    }
     gap.add(count, channel);
 }

@@ -179,7 +179,7 @@ impl Reading {
     fn read_channel(
         &mut self,
         connection: Connection<'_>,
-        due: Due,
+        mut due: Due,
         limit: PageLimit,
         now: Now,
         fanout: &mut Fanout,
@@ -202,6 +202,19 @@ impl Reading {
         };
         let mut page = read(fanout.inbox_mut(), &due, due.need, limit, now);
         let is_value = matches!(due.need, Need::Newest { .. } | Need::Whole { .. });
+        if page.overtaken && !is_value && endpoint.is_limited() {
+            // The operator makes the client slow: ended, it would come back and be overtaken again. So it is told of the
+            // loss, and goes on with what there is.
+            while page.overtaken
+                && let Some(floor) = floor_above(&due, fanout.inbox(), now)
+            {
+                due.need = Need::After(floor);
+                page = read(fanout.inbox_mut(), &due, due.need, limit, now);
+            }
+            if !page.overtaken {
+                note_loss(hot, cold, &due.channel, 1, due.position, &self.metrics);
+            }
+        }
         if page.overtaken && !is_value {
             // A part of the replay is gone. A client must never be left with such a gap, so the connection ends. Until
             // then the channel stays, and holds back its live events and the cursor.
@@ -277,6 +290,20 @@ impl Reading {
         }
         None
     }
+}
+
+/// The version up to which events of a history are gone, if it is above what the client has.
+fn floor_above(due: &Due, inbox: &Inbox, now: Now) -> Option<u64> {
+    let read = match due.need {
+        Need::After(read) | Need::LastOrAfter(read) => read,
+        Need::LastAndAfter(last) => last.saturating_sub(1),
+        Need::Newest { .. } | Need::Whole { .. } => return None,
+    };
+    let mut floor = None;
+    inbox.view(&due.channel, now, &mut |view| {
+        floor = view.class.history.map(|_| view.floor);
+    });
+    floor.filter(|floor| *floor > read)
 }
 
 // The rest of the channel is read later, behind everything that is queued by now.

@@ -145,6 +145,65 @@ fn a_history_is_read_on_as_fast_as_the_limit_allows() {
 }
 
 #[test]
+fn what_a_history_keeps_no_more_is_told_and_the_client_stays() {
+    let history = |size| History {
+        size,
+        ttl_ms: 3_600_000,
+    };
+    let class = |size| Class {
+        history: Some(history(size)),
+        overflow: Overflow::Disconnect,
+        ..Class::default()
+    };
+    let mut rig = Rig::with_classes(vec![("trade.*", class(20)), ("order.*", class(500))]);
+    let id = rig.connect_limited();
+    for pattern in ["trade.*", "order.*"] {
+        rig.subscribe(id, pattern);
+    }
+    rig.read(id);
+    let mut all = Vec::new();
+    for number in 1..=150 {
+        rig.event(if number % 5 == 0 { "order.a" } else { "trade.a" }, &long(number));
+        all.extend(rig.read_for(id, 10).0);
+    }
+    all.extend(rig.read_for(id, 20_000).0);
+    let of = |channel: &str| -> Vec<u64> {
+        let events = all.iter().filter(|frame| frame.text()["channel"] == channel);
+        events.filter_map(|event| event.text()["data"]["n"].as_u64()).collect()
+    };
+    // A history that keeps enough is whole.
+    assert_eq!(of("order.a"), (1..=30).map(|n| 5 * n).collect::<Vec<_>>());
+    let trades = of("trade.a");
+    assert!(
+        trades.is_sorted_by(|a, b| a < b) && trades.last() == Some(&149),
+        "{trades:?}"
+    );
+    assert!(trades.len() < 100, "some are gone: {}", trades.len());
+    // A loss is told before what comes behind it.
+    let mut told = 0;
+    let mut last = 0;
+    for frame in &all {
+        if frame.kind() == "dropped" {
+            assert_eq!(frame.text()["data"]["channels"], json!(["trade.a"]));
+            told += 1;
+            last = 0;
+        } else if frame.text()["channel"] == "trade.a" {
+            let number = frame.text()["data"]["n"].as_u64().expect("a number");
+            let next = if last % 5 == 4 { last + 2 } else { last + 1 };
+            assert!(
+                last == 0 || number == next,
+                "{number} after {last}, and nothing is told"
+            );
+            last = number;
+        }
+    }
+    assert!(told > 0 && !rig.core.is_closing(id));
+    // Live again.
+    rig.event("trade.a", &long(151));
+    assert_eq!(numbers(&rig.read_for(id, 0).0), [151]);
+}
+
+#[test]
 fn the_identity_says_the_limit_and_the_status_shows_it() {
     let mut rig = Rig::new();
     let permissions = |bytes_per_second| Permissions {
