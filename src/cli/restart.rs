@@ -119,12 +119,16 @@ impl Successor {
         let wait = move || {
             let mut said = Vec::new();
             let is_ready = reader.read_to_end(&mut said).is_ok() && said == ACCEPTS;
-            let child = starting.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let mut child = starting.lock().unwrap_or_else(PoisonError::into_inner).take();
             if is_ready {
-                if let Err(error) = tell_main_process(pid) {
-                    tracing::error!(%error, pid, "systemd cannot be told that the new process is the main one");
+                match tell_main_process(pid) {
+                    Ok(()) => return gateway.step_aside(),
+                    // With this process, systemd would end the new one.
+                    Err(error) => {
+                        tracing::error!(%error, "systemd cannot be told of the new process, so that one is ended");
+                        let _ = child.as_mut().map(Child::kill);
+                    }
                 }
-                return gateway.step_aside();
             }
             let status = child.map(|mut child| child.wait());
             let status = status.and_then(Result::ok).map(tracing::field::display);
