@@ -11,9 +11,9 @@ use std::sync::Arc;
 use hyper::header::HeaderMap;
 use hyper::{Method, Request};
 
-use super::Admin;
 use super::console::{Credential, is_own_origin, session_token};
 use super::query::Query;
+use super::{Admin, TenantAccess};
 use crate::auth::{Identity, Permissions, Secret, same_secret};
 use crate::ingress::http::HttpErrorCode;
 use crate::ingress::http::request;
@@ -24,7 +24,7 @@ use tickgate_protocol::channel::{Pattern, Tenant};
 /// The parameter by which the operator of all tenants chooses one.
 pub(super) const TENANT: &str = "tenant";
 
-/// A key of `[admin]`. `Debug` does not show it.
+/// A key of `[admin]` or `[tenant.admin]`. `Debug` does not show it.
 #[derive(Clone, Debug)]
 pub struct AdminKey(Secret);
 
@@ -38,6 +38,27 @@ impl AdminKey {
     pub(super) fn is(&self, given: &str) -> bool {
         same_secret(given.as_bytes(), self.0.expose())
     }
+}
+
+/// What the holder of a key may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Holder {
+    role: Role,
+    /// The only tenant that the key is for; `None`: all.
+    tenant: Option<Tenant>,
+}
+
+/// The keys of `[admin]`, the operator's first, and those of all tenants.
+pub(super) fn keys(of_all: [Option<AdminKey>; 2], tenants: &[TenantAccess]) -> Vec<(AdminKey, Holder)> {
+    let of_tenants = (1..).map(Tenant::new).zip(tenants);
+    let of_tenants = of_tenants.map(|(tenant, access)| (tenant, [access.key.clone(), access.viewer_key.clone()]));
+    let mut keys = Vec::new();
+    for (tenant, pair) in std::iter::once((None, of_all)).chain(of_tenants) {
+        for (key, role) in pair.into_iter().zip([Role::Operator, Role::Viewer]) {
+            keys.extend(key.map(|key| (key, Holder { role, tenant })));
+        }
+    }
+    keys
 }
 
 /// What a caller may do on the admin listener.
@@ -264,9 +285,7 @@ impl Admin {
     /// The caller that signed in with this credential. A token may have expired meanwhile, or its key may be gone.
     fn accept(&self, credential: &Credential) -> Result<Caller, Box<HttpResponse>> {
         match credential {
-            Credential::Key(Role::Operator) => Ok(operator_of_all()),
-            Credential::Key(Role::Viewer) => Ok(viewer_of_all()),
-            Credential::TenantKey(tenant) => Ok(self.operator_of(*tenant)),
+            Credential::Key(holder) => Ok(self.holds(*holder)),
             Credential::Token(token) => self.present(token),
         }
     }
@@ -277,15 +296,8 @@ impl Admin {
     ///
     /// The response 401 when it is neither.
     pub(super) fn present(&self, token: &str) -> Result<Caller, Box<HttpResponse>> {
-        let is = |key: &Option<AdminKey>| key.as_ref().is_some_and(|key| key.is(token));
-        if is(&self.key) {
-            return Ok(operator_of_all());
-        }
-        if is(&self.viewer_key) {
-            return Ok(viewer_of_all());
-        }
-        if let Some(tenant) = self.tenant_of_key(token) {
-            return Ok(self.operator_of(tenant));
+        if let Some(holder) = self.holder_of(token) {
+            return Ok(self.holds(holder));
         }
         match self.parts.verifier.verify_any(token, unix_ms()) {
             Ok(identity) if identity.permissions.admin => {
@@ -309,17 +321,25 @@ impl Admin {
         }
     }
 
-    /// The tenant that this key administers.
-    pub(super) fn tenant_of_key(&self, given: &str) -> Option<Tenant> {
-        let is = |key: &Option<AdminKey>| key.as_ref().is_some_and(|key| key.is(given));
-        Tenant::new(1 + self.tenant_keys.iter().position(is)?)
+    /// What the holder of this key may do; `None`: it is not a key.
+    pub(super) fn holder_of(&self, given: &str) -> Option<Holder> {
+        let (_, holder) = self.keys.iter().find(|(key, _)| key.is(given))?;
+        Some(*holder)
     }
 
-    fn operator_of(&self, tenant: Tenant) -> Caller {
-        Caller::Operator(Operator {
-            name: format!("admin key of {}", self.tenants.label(tenant)).into(),
-            scope: Scope::of(tenant),
-        })
+    /// The caller who holds a key.
+    fn holds(&self, Holder { role, tenant }: Holder) -> Caller {
+        let scope = tenant.map_or(Scope::ALL, Scope::of);
+        match role {
+            Role::Viewer => Caller::Viewer(Viewer { role, scope }),
+            Role::Operator => Caller::Operator(Operator {
+                name: match tenant {
+                    Some(tenant) => format!("admin key of {}", self.tenants.label(tenant)).into(),
+                    None => "admin key".into(),
+                },
+                scope,
+            }),
+        }
     }
 
     /// Authenticates the caller and requires an operator.
@@ -401,25 +421,7 @@ impl Admin {
 pub(super) fn backend_of(tenant: Tenant) -> Caller {
     Caller::Operator(Operator {
         name: "broker".into(),
-        scope: Scope {
-            tenant,
-            is_of_all: false,
-            is_chosen: false,
-        },
-    })
-}
-
-fn operator_of_all() -> Caller {
-    Caller::Operator(Operator {
-        name: "admin key".into(),
-        scope: Scope::ALL,
-    })
-}
-
-fn viewer_of_all() -> Caller {
-    Caller::Viewer(Viewer {
-        role: Role::Viewer,
-        scope: Scope::ALL,
+        scope: Scope::of(tenant),
     })
 }
 

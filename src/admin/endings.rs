@@ -1,7 +1,4 @@
 //! `GET /api/endings`: why clients left. Counts by close code, and the last endings of each shard; and how many handshakes were refused.
-//!
-//! The gateway counts the endings of all tenants together. For one tenant, the counts are those of the endings that are
-//! remembered.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -32,7 +29,7 @@ struct EndingsReply {
     refused: Option<BTreeMap<&'static str, u64>>,
 }
 
-/// How often connections ended with a code: since the start, or among those of a tenant that are remembered.
+/// How often connections ended with a code since the start.
 #[derive(Serialize)]
 struct Count {
     code: u16,
@@ -128,13 +125,12 @@ impl Admin {
             Ok(recent) => recent,
             Err(timed_out) => return timed_out.0,
         };
+        let sample = self.parts.statistics.read(self.parts.clock.now());
         let counted = if let Some(tenant) = viewer.scope() {
             recent.retain(|ended| ended.tenant == tenant);
-            let mut counted = [0; Disconnect::ALL.len()];
-            recent.iter().for_each(|ended| counted[ended.ending as usize] += 1);
-            counted
+            sample.tenant(tenant).endings
         } else {
-            self.parts.statistics.read(self.parts.clock.now()).total.endings
+            sample.total.endings
         };
         recent.retain(|ended| query.wants(ended));
         recent.truncate(query.limit);

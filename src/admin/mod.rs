@@ -48,6 +48,7 @@ pub use access::AdminKey;
 pub use configuration::{ConfigurationKey, Effect};
 pub use gateways::learn;
 
+use self::access::Holder;
 use self::configuration::Configuration;
 use self::console::Sessions;
 use self::gateways::Gateways;
@@ -110,6 +111,8 @@ pub struct TenantAccess {
     pub name: Box<str>,
     /// The key that administers this tenant only.
     pub key: Option<AdminKey>,
+    /// The key of those who may look at this tenant and not act.
+    pub viewer_key: Option<AdminKey>,
     /// Longest `data` of an event, in bytes.
     pub event_bytes: u32,
 }
@@ -154,11 +157,8 @@ pub struct Parts {
 
 /// The admin API of a gateway.
 pub struct Admin {
-    key: Option<AdminKey>,
-    // By the number of the tenant, without the default one.
-    tenant_keys: Vec<Option<AdminKey>>,
+    keys: Vec<(AdminKey, Holder)>,
     tenants: TenantNames,
-    viewer_key: Option<AdminKey>,
     sessions: Sessions,
     traces: Traces,
     trace_masks: Vec<Box<str>>,
@@ -228,10 +228,8 @@ impl Admin {
             event_bytes: event_bytes(settings.event_bytes, &tenants)
                 .map(AtomicUsize::new)
                 .collect(),
+            keys: access::keys([settings.key, settings.viewer_key], &tenants),
             tenants: names,
-            tenant_keys: tenants.into_iter().map(|tenant| tenant.key).collect(),
-            key: settings.key,
-            viewer_key: settings.viewer_key,
             sessions: Sessions::default(),
             traces: Traces::default(),
             trace_masks: settings.trace_masks,

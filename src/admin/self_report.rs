@@ -132,9 +132,7 @@ struct Health {
     status: &'static str,
     uptime_s: u64,
     connections: i64,
-    /// Left out for a tenant: they are counted for all tenants together.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    subscriptions: Option<i64>,
+    subscriptions: i64,
     events_per_s: f64,
     deliveries_per_s: f64,
 }
@@ -283,7 +281,7 @@ impl Health {
                 status,
                 uptime_s,
                 connections: own.connections.into(),
-                subscriptions: None,
+                subscriptions: sample.tenant(tenant).subscriptions,
                 events_per_s: rounded(own.events.into()),
                 deliveries_per_s: rounded(own.deliveries.into()),
             };
@@ -292,7 +290,7 @@ impl Health {
             status,
             uptime_s,
             connections: sample.total.connections,
-            subscriptions: Some(sample.total.subscriptions),
+            subscriptions: sample.total.subscriptions,
             events_per_s: rounded(sample.rates.events),
             deliveries_per_s: rounded(sample.rates.deliveries),
         }

@@ -13,12 +13,11 @@ use super::stats::FeedReply;
 use crate::ingress::http::response::{self, HttpResponse};
 use crate::metrics::{IngressSample, Metric};
 use tickgate_protocol::channel::Tenant;
+use tickgate_protocol::disconnect::Disconnect;
 
 /// One reading of what a tenant has.
 pub(super) struct TenantSample {
-    pub(super) connections: i64,
-    pub(super) deliveries: u64,
-    pub(super) events: u64,
+    pub(super) totals: TenantTotals,
     pub(super) refused: u64,
 }
 
@@ -29,18 +28,32 @@ impl TenantSample {
             "tickgate_tenant_connections",
             "Connections of a tenant.",
             |tenant, samples| {
-                samples.value(tenant.connections);
+                samples.value(tenant.totals.connections);
+            },
+        ),
+        Metric::gauge(
+            "tickgate_tenant_subscriptions",
+            "Patterns held by connections of a tenant.",
+            |tenant, samples| samples.value(tenant.totals.subscriptions),
+        ),
+        Metric::counter(
+            "tickgate_tenant_endings_total",
+            "Ended connections of a tenant, by close code.",
+            |tenant, samples| {
+                for (ending, count) in Disconnect::ALL.iter().zip(tenant.totals.endings) {
+                    samples.labelled(&[("code", &ending.code()), ("reason", &ending.label())], count);
+                }
             },
         ),
         Metric::counter(
             "tickgate_tenant_events_total",
             "Events that were published on channels of a tenant.",
-            |tenant, samples| samples.value(tenant.events),
+            |tenant, samples| samples.value(tenant.totals.events),
         ),
         Metric::counter(
             "tickgate_tenant_deliveries_total",
             "Events of a tenant put into connections' outboxes.",
-            |tenant, samples| samples.value(tenant.deliveries),
+            |tenant, samples| samples.value(tenant.totals.deliveries),
         ),
         Metric::counter(
             "tickgate_tenant_refused_total",
@@ -51,15 +64,8 @@ impl TenantSample {
 
     /// What `tenant` has.
     pub(super) fn of(tenant: Tenant, gateway: &GatewaySample, ingress: &IngressSample) -> Self {
-        let TenantTotals {
-            connections,
-            events,
-            deliveries,
-        } = gateway.tenant(tenant);
         Self {
-            connections,
-            deliveries,
-            events,
+            totals: gateway.tenant(tenant),
             refused: ingress.tenant_refused[tenant.index()],
         }
     }
@@ -98,10 +104,10 @@ impl Admin {
         let feeds = parts.feeds.read();
         let own = feeds.iter().filter(|feed| feed.tenant == tenant);
         let reply = TenantReply {
-            active_connections: sample.connections,
-            deliveries: sample.deliveries,
+            active_connections: sample.totals.connections,
+            deliveries: sample.totals.deliveries,
             events: EventsReply {
-                published: sample.events,
+                published: sample.totals.events,
             },
             feeds: own.map(FeedReply::from).collect(),
             is_running: !parts.health.is_draining(),

@@ -110,6 +110,7 @@ impl Config {
                 keys: secrets.key_set(),
                 auth: space.auth.settings(space.tenant),
                 admin_key: admin_key(secrets.admin_key.as_ref()),
+                viewer_key: admin_key(secrets.viewer_key.as_ref()),
                 event_bytes: space.limits.event_bytes,
                 publish_per_second: space.limits.publish_per_second,
             })
@@ -200,7 +201,7 @@ impl Config {
         admin::Settings {
             listen: self.sections.server.admin_listen.clone(),
             key: admin_key(self.secrets.own.admin_key.as_ref()),
-            viewer_key: admin_key(self.secrets.viewer_key.as_ref()),
+            viewer_key: admin_key(self.secrets.own.viewer_key.as_ref()),
             // The gateway fills them in.
             tenants: Vec::new(),
             trace_masks: admin.trace_masks.iter().map(|name| name.as_str().into()).collect(),

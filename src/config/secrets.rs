@@ -22,7 +22,6 @@ pub(super) struct Secrets {
     pub(super) own: OwnSecrets,
     /// Those of each `[[tenant]]`, in order.
     pub(super) tenants: Vec<OwnSecrets>,
-    pub(super) viewer_key: Option<Secret>,
     /// The password or token of `[broker]`.
     pub(super) broker: Option<Secret>,
     /// Files with secrets that every user of the machine can read.
@@ -39,6 +38,7 @@ pub(super) struct OwnSecrets {
     /// The key sets of `[[auth.key]]`, in order.
     pub(super) key_sets: Vec<SetSettings>,
     pub(super) admin_key: Option<Secret>,
+    pub(super) viewer_key: Option<Secret>,
     /// For each `[[command]]`, in order.
     pub(super) commands: Vec<Option<Secret>>,
     /// The Redis password of each `[[feed]]`, in order.
@@ -85,55 +85,45 @@ pub(super) fn resolve(sections: &Sections, environment: &Environment, check: &mu
         .filter(|_| sections.admin.key_file.is_none())
         .map(|_| DEFAULT_ADMIN_KEY_ENV);
     let admin = &sections.admin;
-    let variable = admin.key_env.as_deref().or(default);
-    let operator = search.presented_key(
-        "admin key",
-        variable,
-        admin.key_file.as_deref(),
-        admin.allow_short_key,
-        "admin.key",
-    );
-    let (variable, file) = (admin.viewer_key_env.as_deref(), admin.viewer_key_file.as_deref());
-    let viewer_key = search.presented_key("viewer key", variable, file, admin.allow_short_key, "admin.viewer_key");
-    if viewer_key.is_some() && viewer_key == operator {
-        let message = "the viewer key is the admin key: whoever may look could act as well";
-        search.check.refuse("admin.viewer_key", message);
-    }
-    let mut admin_keys = vec![operator];
-    for (
-        index,
-        TenantAdmin {
-            key_env,
-            key_file,
-            allow_short_key,
-        },
-    ) in sections.tenants.iter().map(|tenant| &tenant.admin).enumerate()
-    {
-        let prefix = format!("tenant[{index}].");
-        let name = format!("{prefix}admin.key");
-        let (variable, file) = (key_env.as_deref(), key_file.as_deref());
-        let key = search.presented_key("admin key", variable, file, *allow_short_key, &name);
-        let is_same = |other: &Option<Secret>| match (other, &key) {
-            (Some(other), Some(key)) => other.expose() == key.expose(),
-            _ => false,
+    let operator = PresentedKeys {
+        key: (admin.key_env.as_deref().or(default), admin.key_file.as_deref()),
+        viewer_key: (admin.viewer_key_env.as_deref(), admin.viewer_key_file.as_deref()),
+        allow_short: admin.allow_short_key,
+    };
+    let of_tenants = sections.tenants.iter().map(|tenant| PresentedKeys::of(&tenant.admin));
+    let mut others = Vec::new();
+    for (own, keys) in all.iter_mut().zip(std::iter::once(operator).chain(of_tenants)) {
+        let prefix = match others.len() / 2 {
+            0 => String::new(),
+            number => format!("tenant[{}].", number - 1),
         };
-        if admin_keys.iter().any(is_same) || is_same(&viewer_key) {
-            let message = "another tenant, or the operator, has the same key: a key administers one tenant";
-            search.check.refuse(&format!("{prefix}admin"), message);
-        }
-        admin_keys.push(key);
-    }
-    for (own, admin_key) in all.iter_mut().zip(admin_keys) {
-        own.admin_key = admin_key;
+        (own.admin_key, own.viewer_key) = search.presented_keys(&keys, &prefix, &others);
+        others.extend([own.admin_key.clone(), own.viewer_key.clone()]);
     }
     let mut all = all.into_iter();
     Secrets {
         own: all.next().unwrap_or_default(),
         tenants: all.collect(),
         broker,
-        viewer_key,
         exposed_files: search.exposed_files,
         shared_secrets: search.shared_secrets,
+    }
+}
+
+/// Where the keys of a tenant are that callers of the admin listener present: the variable and the file of each.
+struct PresentedKeys<'a> {
+    key: (Option<&'a str>, Option<&'a Path>),
+    viewer_key: (Option<&'a str>, Option<&'a Path>),
+    allow_short: bool,
+}
+
+impl<'a> PresentedKeys<'a> {
+    fn of(admin: &'a TenantAdmin) -> Self {
+        Self {
+            key: (admin.key_env.as_deref(), admin.key_file.as_deref()),
+            viewer_key: (admin.viewer_key_env.as_deref(), admin.viewer_key_file.as_deref()),
+            allow_short: admin.allow_short_key,
+        }
     }
 }
 
@@ -148,7 +138,7 @@ struct Search<'a, 'b> {
 }
 
 impl Search<'_, '_> {
-    /// The secrets of a tenant, except its admin key.
+    /// The secrets of a tenant, except those that callers of the admin listener present.
     fn own(&mut self, space: &Space<'_>) -> OwnSecrets {
         let prefix = space.prefix();
         let keys = space.auth.keys.iter().enumerate().filter_map(|(index, key)| {
@@ -171,6 +161,7 @@ impl Search<'_, '_> {
             keys,
             key_sets: space.auth.keys.iter().filter_map(Key::set).collect(),
             admin_key: None,
+            viewer_key: None,
             commands,
             feeds: feeds.collect(),
         }
@@ -223,12 +214,35 @@ impl Search<'_, '_> {
         self.token_secrets.push((tenant, name.to_owned(), secret));
     }
 
+    /// The admin key and the viewer key of a tenant. `others` are those of other tenants.
+    fn presented_keys(
+        &mut self,
+        keys: &PresentedKeys<'_>,
+        prefix: &str,
+        others: &[Option<Secret>],
+    ) -> (Option<Secret>, Option<Secret>) {
+        let allow_short = keys.allow_short;
+        let name = format!("{prefix}admin.key");
+        let key = self.presented_key("admin key", keys.key, allow_short, &name);
+        let name = format!("{prefix}admin.viewer_key");
+        let viewer_key = self.presented_key("viewer key", keys.viewer_key, allow_short, &name);
+        if viewer_key.is_some() && viewer_key == key {
+            let message = "the viewer key is the admin key: whoever may look could act as well";
+            self.check.refuse(&name, message);
+        }
+        let is_taken = |key: &Option<Secret>| key.is_some() && others.contains(key);
+        if is_taken(&key) || is_taken(&viewer_key) {
+            let message = "another tenant, or the operator, has the same key: a key is for one tenant";
+            self.check.refuse(&format!("{prefix}admin"), message);
+        }
+        (key, viewer_key)
+    }
+
     /// A key that callers of the admin listener present.
     fn presented_key(
         &mut self,
         what: &str,
-        variable: Option<&str>,
-        file: Option<&Path>,
+        (variable, file): (Option<&str>, Option<&Path>),
         allow_short: bool,
         name: &str,
     ) -> Option<Secret> {

@@ -36,6 +36,7 @@ fn environment() -> Environment {
         ("GRID_HMAC", "grid"),
         ("MARKET_JWT_SECRET", "a tenant's secret of thirty-two bytes"),
         ("MARKET_ADMIN_KEY", "market-key"),
+        ("MARKET_VIEWER_KEY", "market-viewer-key"),
         ("REDIS_PASSWORD", "redis-password"),
     ])
 }
@@ -106,6 +107,7 @@ fn every_key_is_accepted() {
             "admin.key_env",
             "admin.viewer_key_env",
             "tenant[].admin.key_file",
+            "tenant[].admin.viewer_key_file",
             "broker.password_env",
             "broker.credentials_file",
         ]
@@ -127,7 +129,7 @@ fn every_key_is_accepted() {
         "the newline at the end is not part of the key"
     );
     assert_eq!(
-        config.secrets.viewer_key.as_ref().map(Secret::expose),
+        config.secrets.own.viewer_key.as_ref().map(Secret::expose),
         Some(&b"viewer-key"[..])
     );
     assert_eq!(config.secrets.own.keys.len(), 3);

@@ -16,6 +16,8 @@ pub struct TenantSettings {
     pub auth: auth::Settings,
     /// The key that administers it.
     pub admin_key: Option<admin::AdminKey>,
+    /// The key of those who may look at it and not act.
+    pub viewer_key: Option<admin::AdminKey>,
     /// Longest `data` of an event, in bytes.
     pub event_bytes: u32,
     /// Events per second of one publisher; 0: no limit.
@@ -47,6 +49,7 @@ impl Settings {
         let access = tenants.map(|tenant| admin::TenantAccess {
             name: tenant.name.clone(),
             key: tenant.admin_key.clone(),
+            viewer_key: tenant.viewer_key.clone(),
             event_bytes: tenant.event_bytes,
         });
         access.collect()

@@ -86,6 +86,11 @@ impl Credits {
         self.publishers_total as usize * self.publishers.len() + self.shard_total as usize * self.shards.len()
     }
 
+    /// How many tenants have pools of their own.
+    pub(super) const fn tenants(&self) -> usize {
+        self.publishers.len()
+    }
+
     /// How many credits are not lent.
     pub(super) fn free(&self) -> usize {
         let shards = self.shards.iter().map(|pool| pool.free.load(SeqCst) as usize);

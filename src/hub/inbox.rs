@@ -141,6 +141,12 @@ impl Inbox {
         self.hub.epoch()
     }
 
+    /// How many tenants the hub was told of, the default one included.
+    #[must_use]
+    pub fn tenants(&self) -> usize {
+        self.hub.credits.tenants()
+    }
+
     /// See [`Hub::locate`].
     #[must_use]
     pub fn locate(&self, position: u64) -> Option<u64> {

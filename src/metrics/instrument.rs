@@ -127,3 +127,18 @@ impl<const N: usize> Readable for [Counter; N] {
         }
     }
 }
+
+/// A row of counters for each tenant.
+impl<const N: usize, const M: usize> Readable for [[Counter; N]; M] {
+    type Reading = [[u64; N]; M];
+
+    fn read(&self) -> [[u64; N]; M] {
+        std::array::from_fn(|index| self[index].read())
+    }
+
+    fn sum(total: &mut [[u64; N]; M], other: &[[u64; N]; M]) {
+        for (total, other) in total.iter_mut().zip(other) {
+            <[Counter; N]>::sum(total, other);
+        }
+    }
+}

@@ -100,8 +100,12 @@ metrics! {
         latency: Histogram;
         /// Connections, by the number of their tenant.
         tenant_connections: [Gauge; Tenant::COUNT];
+        /// Patterns held, by the number of their tenant. Those of the default tenant are not counted here.
+        tenant_subscriptions: [Gauge; Tenant::COUNT];
         /// Events put into outboxes, by the number of their tenant. Those of the default tenant are not counted here.
         tenant_deliveries: [Counter; Tenant::COUNT];
+        /// Connections ended, by the number of their tenant, as `endings`. Those of the default tenant are not counted here.
+        tenant_endings: [[Counter; Disconnect::ALL.len()]; Tenant::COUNT];
     }
 }
 
@@ -124,9 +128,12 @@ pub const LATENCY: &[Metric<ShardSample>] = &[Metric::histogram(
 )];
 
 impl ShardMetrics {
-    /// Counts one ending. Only the shard's thread may call it.
-    pub fn ended(&self, ending: Disconnect) {
+    /// Counts one ending of a tenant's connection. Only the shard's thread may call it.
+    pub fn ended(&self, tenant: Tenant, ending: Disconnect) {
         self.endings[ending as usize].bump(1);
+        if !tenant.is_default() {
+            self.tenant_endings[tenant.index()][ending as usize].bump(1);
+        }
     }
 
     /// The number of connections that ended this way.

@@ -24,7 +24,7 @@ use hashbrown::HashMap;
 use super::pace::{Group, Groups, Pace};
 use super::slots::Slots;
 use settling::Unsettled;
-use tickgate_protocol::channel::{Channel, Name, Pattern, SEGMENTS_MAX, Shape, segments};
+use tickgate_protocol::channel::{Channel, Name, Pattern, SEGMENTS_MAX, Shape, Tenant, segments};
 
 /// The number of a pattern's node, valid while a connection holds the pattern.
 pub(super) type NodeId = u32;
@@ -111,6 +111,8 @@ pub(super) struct Table {
     shapes: Vec<Shape>,
     held: Slots<Vec<HeldPattern>>,
     subscriptions: u64,
+    // Those of each tenant.
+    tenant_subscriptions: [u64; Tenant::COUNT],
     cache: HashMap<Channel, Resolved>,
     epoch: u64,
     unsettled: HashMap<(u32, NodeId), Unsettled>,
@@ -133,6 +135,7 @@ impl Table {
             shapes: Vec::new(),
             held: Slots::new(),
             subscriptions: 0,
+            tenant_subscriptions: [0; Tenant::COUNT],
             cache: HashMap::new(),
             epoch: 0,
             unsettled: HashMap::new(),
@@ -146,6 +149,11 @@ impl Table {
     /// The number of subscriptions.
     pub(super) const fn subscriptions(&self) -> u64 {
         self.subscriptions
+    }
+
+    /// The number of a tenant's subscriptions.
+    pub(super) const fn subscriptions_of(&self, tenant: Tenant) -> u64 {
+        self.tenant_subscriptions[tenant.index()]
     }
 
     /// The pattern of a node, as the instance that connections share.
@@ -224,6 +232,7 @@ impl Table {
             });
             target.subscribers.push(Subscriber { slot, back });
             self.subscriptions += 1;
+            self.tenant_subscriptions[target.pattern.tenant().index()] += 1;
         }
     }
 
@@ -417,6 +426,7 @@ impl Table {
                 self.unsettled.remove(&(slot, node));
             }
             self.subscriptions -= 1;
+            self.tenant_subscriptions[target.pattern.tenant().index()] -= 1;
         }
         node
     }

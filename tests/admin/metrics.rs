@@ -68,6 +68,7 @@ pub(crate) fn page() -> String {
             keys: KeySet::default(),
             auth: auth::Settings::default(),
             admin_key: None,
+            viewer_key: None,
             event_bytes: 1024,
             publish_per_second: 0,
         });

@@ -248,6 +248,7 @@ fn a_tenant_is_published_to_by_its_name_and_sees_its_own_channels_only() {
             keys: settings.keys.clone(),
             auth: settings.auth.clone(),
             admin_key: None,
+            viewer_key: None,
             event_bytes: 1000,
             publish_per_second: 0,
         });

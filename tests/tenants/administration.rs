@@ -46,6 +46,19 @@ pub(super) const WAYS: &[Way] = &[
         assert_eq!(user["endings"].as_array().map(Vec::len), Some(1), "{user}");
         let all = world.admin_as(OPERATOR, "GET", "/api/endings?user=21", "").json();
         assert_eq!(all["recent"].as_array().map(Vec::len), Some(3), "{all}");
+        // All endings are counted for one tenant each, whichever are remembered.
+        let counted = |query: &str| {
+            let endings = world
+                .admin_as(OPERATOR, "GET", &format!("/api/endings{query}"), "")
+                .json();
+            let counts = endings["counts"].as_array().expect("a list").clone();
+            counts.iter().filter_map(|count| count["count"].as_u64()).sum::<u64>()
+        };
+        let of = |name: &str| counted(&format!("?tenant={name}"));
+        assert!(NAMES.iter().all(|name| of(name) > 0));
+        until("all endings are counted", || {
+            NAMES.iter().map(|name| of(name)).sum::<u64>() == counted("")
+        });
     }),
     ("traces", |world| {
         let mut clients = [1, 2].map(|index| world.client(index, "22"));
@@ -142,6 +155,29 @@ pub(super) const WAYS: &[Way] = &[
         }
         assert_eq!(world.admin_as(&tokens[1], "POST", "/api/publish", "{}").status, 401);
     }),
+    ("a viewer key", |world| {
+        let _clients = [0, 1, 2].map(|index| world.client(index, "26"));
+        let list = world
+            .admin_as(VIEWER, "GET", "/api/websocket/clients?user=26", "")
+            .json();
+        let clients = list["clients"].as_array().expect("a list");
+        assert_eq!((clients.len(), &clients[0]["tenant"]), (1, &json!("one")), "{list}");
+        let status = |method: &str, target: &str, body: &str| world.admin_as(VIEWER, method, target, body).status;
+        assert_eq!(status("GET", "/api/websocket/stats?tenant=one", ""), 200);
+        for name in ["default", "two", "none"] {
+            let target = format!("/api/websocket/stats?tenant={name}");
+            assert_eq!(status("GET", &target, ""), 403, "{name}");
+        }
+        for (method, target, body) in [
+            ("POST", "/api/publish", r#"{"channel":"grid.v","event":"e"}"#),
+            ("DELETE", "/api/users/26/connections", ""),
+            ("POST", "/api/revocations", r#"{"sub":"26"}"#),
+            ("POST", "/api/traces", r#"{"user":"26"}"#),
+            ("GET", "/api/gateways", ""),
+        ] {
+            assert_eq!(status(method, target, body), 403, "{method} {target}");
+        }
+    }),
     ("a drain", |world| {
         for bearer in [ADMIN_KEYS[1].to_owned(), token(0, "boss", "admin")] {
             assert_eq!(
@@ -199,6 +235,19 @@ pub(super) const WAYS: &[Way] = &[
             while client.json()["type"] != "subscribed" {}
             client
         };
+        let (viewer, who) = sign_in(VIEWER);
+        let seen = (&who["role"], &who["tenant"], &who["tenants"]);
+        assert_eq!(seen, (&json!("viewer"), &json!("one"), &json!([])), "{who}");
+        assert_eq!(handshake(&viewer, "?tenant=two").0, 403);
+        let (status, mut looks) = handshake(&viewer, "");
+        assert_eq!(status, 101);
+        for (channel, kind) in [("grid.tail", "error"), ("system.health", "subscribed")] {
+            looks.send(&json!({ "type": "subscribe", "channels": [channel] }).to_string());
+            let mut answers = std::iter::repeat_with(|| looks.json());
+            let is_answer = |answer: &Value| answer["type"] == "error" || answer["type"] == "subscribed";
+            let answer = answers.find(is_answer).expect("endless");
+            assert_eq!(answer["type"], kind, "{answer}");
+        }
         let (operator, who) = sign_in(OPERATOR);
         assert_eq!(
             (&who["tenant"], &who["tenants"]),

@@ -35,6 +35,8 @@ const SECRETS: [&str; 3] = [
     "the secret of the second tenant, 32 ",
 ];
 const ADMIN_KEYS: [&str; 3] = [OPERATOR, "the-key-of-tenant-one", "the-key-of-tenant-two"];
+/// Opens the part of the first tenant, to look at it.
+const VIEWER: &str = "the-viewer-key-of-tenant-one";
 
 fn toml() -> String {
     let space = |prefix: &str, name: &str, variable: &str| {
@@ -54,6 +56,9 @@ fn toml() -> String {
             "[[tenant]]\nname = \"{0}\"\n[tenant.admin]\nkey_env = \"KEY_{index}\"\n",
             NAMES[index]
         );
+        if index == 1 {
+            toml += "viewer_key_env = \"VIEWER_KEY\"\n";
+        }
         toml += &space("tenant.", NAMES[index], &format!("SECRET_{index}"));
     }
     toml
@@ -459,7 +464,13 @@ const WAYS: &[Way] = &[
     ("metrics", |world| {
         let page = request(world.admin, "GET", "/metrics", "", "").body;
         for name in NAMES {
-            for metric in ["connections", "events_total", "deliveries_total", "refused_total"] {
+            for metric in [
+                "connections",
+                "subscriptions",
+                "events_total",
+                "deliveries_total",
+                "refused_total",
+            ] {
                 let sample = format!("tickgate_tenant_{metric}{{tenant=\"{name}\"}} ");
                 assert!(page.contains(&sample), "{sample}: {page}");
             }

@@ -16,6 +16,7 @@ pub(super) fn load(toml: &str) -> Config {
         ("KEY_0", ADMIN_KEYS[0]),
         ("KEY_1", ADMIN_KEYS[1]),
         ("KEY_2", ADMIN_KEYS[2]),
+        ("VIEWER_KEY", VIEWER),
         ("NEW_SECRET", "the new secret of the first tenant, 32"),
     ]);
     Config::load(Some(&file), &environment).unwrap_or_else(|error| panic!("{error}"))

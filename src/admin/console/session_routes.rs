@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::sessions::{Credential, LIFETIME_MS, cookie_name, is_own_origin, session_token};
 use crate::admin::Admin;
-use crate::admin::access::{Caller, Role, forbidden, viewer};
+use crate::admin::access::{Caller, forbidden, viewer};
 use crate::admin::routes::Call;
 use crate::ingress::http::HttpErrorCode;
 use crate::ingress::http::response::{self, HttpResponse};
@@ -91,20 +91,16 @@ impl Admin {
         };
         let body = body.map_err(|refused| refused.response())?;
         let Ok(SignIn { key }) = serde_json::from_slice(&body.bytes) else {
-            let text =
-                "the body must be {\"key\":\"…\"}, with an admin key, the viewer key or a token of the role admin";
+            let text = "the body must be {\"key\":\"…\"}, with an admin key, a viewer key or a token of the role admin";
             return Err(response::error(HttpErrorCode::InvalidMessage, text).into());
         };
         let key = key.trim();
         let caller = self.present(key)?;
-        let credential = match &caller {
-            Caller::Operator(_) if self.key.as_ref().is_some_and(|own| own.is(key)) => Credential::Key(Role::Operator),
-            Caller::Operator(_) => self
-                .tenant_of_key(key)
-                .map_or_else(|| Credential::Token(key.into()), Credential::TenantKey),
-            Caller::Viewer(_) => Credential::Key(Role::Viewer),
-            Caller::User(_) => return Err(forbidden("this token does not have the role admin").into()),
-        };
+        if let Caller::User(_) = caller {
+            return Err(forbidden("this token does not have the role admin").into());
+        }
+        let holder = self.holder_of(key);
+        let credential = holder.map_or_else(|| Credential::Token(key.into()), Credential::Key);
         let Ok(token) = self.sessions.begin(credential, self.parts.clock.now().mono_ms) else {
             return Err(response::error(HttpErrorCode::Internal, "the system has no randomness to give").into());
         };

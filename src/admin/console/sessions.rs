@@ -10,8 +10,7 @@ use hashbrown::HashMap;
 use hyper::header::{COOKIE, HOST, HeaderMap, ORIGIN};
 use parking_lot::Mutex;
 
-use crate::admin::access::Role;
-use tickgate_protocol::channel::Tenant;
+use crate::admin::access::Holder;
 
 /// How long a session lives: one working day.
 pub(in crate::admin) const LIFETIME_MS: u64 = 12 * 3_600_000;
@@ -24,10 +23,8 @@ const COOKIE_PREFIX: &str = "tickgate_console";
 /// What a person signed in with. `Debug` does not show a token.
 #[derive(Clone)]
 pub(in crate::admin) enum Credential {
-    /// A key of `[admin]`.
-    Key(Role),
-    /// The key of `[tenant.admin]`.
-    TenantKey(Tenant),
+    /// A key of `[admin]` or `[tenant.admin]`.
+    Key(Holder),
     /// A token with the role admin. It is verified at each use.
     Token(Box<str>),
 }
@@ -35,8 +32,7 @@ pub(in crate::admin) enum Credential {
 impl fmt::Debug for Credential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Key(role) => f.debug_tuple("Key").field(role).finish(),
-            Self::TenantKey(tenant) => f.debug_tuple("TenantKey").field(tenant).finish(),
+            Self::Key(holder) => f.debug_tuple("Key").field(holder).finish(),
             Self::Token(_) => f.write_str("Token(..)"),
         }
     }
@@ -156,7 +152,7 @@ mod tests {
         let sessions = Sessions::default();
         let begin = |now_ms| {
             sessions
-                .begin(Credential::Key(Role::Viewer), now_ms)
+                .begin(Credential::Token("t".into()), now_ms)
                 .expect("randomness")
         };
         let first = begin(0);

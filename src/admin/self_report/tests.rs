@@ -74,7 +74,7 @@ fn a_report_has_the_health_and_the_statistics() {
     } = rig();
     metrics.connections.add(3);
     metrics.deliveries.bump(1_000);
-    metrics.ended(Disconnect::HeartbeatTimeout);
+    metrics.ended(Tenant::DEFAULT, Disconnect::HeartbeatTimeout);
     let events = report.report(now.after_ms(INTERVAL_MS));
     assert_eq!(channels(&events), ["system.health", "system.gateway.edge-1"]);
     assert!(
@@ -118,23 +118,30 @@ fn each_tenant_has_a_health_of_its_own_unless_its_backends_publish_it() {
     } = rig_with(&["one", "two"]);
     metrics.connections.add(5);
     metrics.tenant_connections[2].add(4);
+    metrics.subscriptions.set(9);
+    metrics.tenant_subscriptions[2].set(7);
     let (one, two) = (Tenant::new(1).expect("few"), Tenant::new(2).expect("few"));
     let health = |events: &[NewEvent]| {
         let health = events.iter().filter(|event| event.channel.as_str() == HEALTH);
         health
-            .map(|event| (event.channel.tenant(), data(event)["connections"].clone()))
+            .map(|event| {
+                let health = data(event);
+                let counts = [&health["connections"], &health["subscriptions"]].map(Value::as_i64);
+                (event.channel.tenant(), counts)
+            })
             .collect::<Vec<_>>()
     };
+    let counts = |tenant, connections, subscriptions| (tenant, [Some(connections), Some(subscriptions)]);
     let events = report.report(now.after_ms(INTERVAL_MS));
-    let expected = [(Tenant::DEFAULT, 0), (one, 0), (two, 4)];
-    assert_eq!(health(&events), expected.map(|(tenant, count)| (tenant, count.into())));
+    let expected = [counts(Tenant::DEFAULT, 0, 2), counts(one, 0, 0), counts(two, 4, 7)];
+    assert_eq!(health(&events), expected);
     watch.note(&NewEvent {
         channel: backend_health().channel.in_tenant(one),
         ..backend_health()
     });
     let events = report.report(now.after_ms(2 * INTERVAL_MS));
-    let expected = [(Tenant::DEFAULT, 0), (two, 4)];
-    assert_eq!(health(&events), expected.map(|(tenant, count)| (tenant, count.into())));
+    let expected = [counts(Tenant::DEFAULT, 0, 2), counts(two, 4, 7)];
+    assert_eq!(health(&events), expected);
 }
 
 #[test]

@@ -17,6 +17,7 @@ use crate::metrics::ShardSample;
 use crate::shard::mailbox::ShardHandle;
 use crate::time::Now;
 use tickgate_protocol::channel::{Tenant, TenantNames};
+use tickgate_protocol::disconnect::Disconnect;
 
 pub use history::{Point, TenantPoint};
 pub use process::Process;
@@ -77,6 +78,10 @@ pub struct GatewaySample {
 pub struct TenantTotals {
     /// Connections now.
     pub connections: i64,
+    /// Patterns that they hold.
+    pub subscriptions: i64,
+    /// Connections that ended, by [`Disconnect`] in the order of [`Disconnect::ALL`].
+    pub endings: [u64; Disconnect::ALL.len()],
     /// Events published on its channels.
     pub events: u64,
     /// Its events put into outboxes.
@@ -84,7 +89,7 @@ pub struct TenantTotals {
 }
 
 impl TenantTotals {
-    /// Of deliveries and events, the default tenant has what no other one has.
+    /// Of all but connections, the default tenant has what no other one has.
     fn of(tenant: Tenant, hub: &HubMetrics, total: &ShardSample) -> Self {
         let of = |all: u64, of_others: &[u64]| {
             if tenant.is_default() {
@@ -93,8 +98,19 @@ impl TenantTotals {
                 of_others[tenant.index()]
             }
         };
+        let endings = |ending: usize| {
+            let of_others = total.tenant_endings.map(|endings| endings[ending]);
+            of(total.endings[ending], &of_others)
+        };
+        let subscriptions = total.tenant_subscriptions;
         Self {
             connections: total.tenant_connections[tenant.index()],
+            subscriptions: if tenant.is_default() {
+                total.subscriptions - subscriptions.iter().sum::<i64>()
+            } else {
+                subscriptions[tenant.index()]
+            },
+            endings: std::array::from_fn(endings),
             events: of(hub.events, &hub.tenant_events),
             deliveries: of(total.deliveries, &total.tenant_deliveries),
         }
@@ -275,7 +291,6 @@ mod tests {
     use crate::metrics::ShardMetrics;
     use crate::shard::mailbox::mailbox;
     use tickgate_protocol::channel::{Channel, Pattern};
-    use tickgate_protocol::disconnect::Disconnect;
 
     struct Rig {
         statistics: Statistics,
@@ -380,6 +395,12 @@ mod tests {
         shards[0].tenant_deliveries[1].bump(100);
         shards[1].tenant_connections[1].add(7);
         shards[1].tenant_connections[0].add(2);
+        shards[0].subscriptions.set(9);
+        shards[0].tenant_subscriptions[1].set(4);
+        let one = Tenant::new(1).expect("few");
+        for (tenant, times) in [(one, 3), (Tenant::DEFAULT, 2)] {
+            (0..times).for_each(|_| shards[1].ended(tenant, Disconnect::SlowConsumer));
+        }
         statistics.tick(now.after_ms(5_000));
         let part = |connections, events, deliveries| TenantPoint {
             connections,
@@ -387,7 +408,16 @@ mod tests {
             deliveries,
         };
         let parts = [part(2, 2.0, 10.0), part(7, 0.0, 20.0)];
-        assert_eq!(statistics.read(now).tenants, parts);
+        let sample = statistics.read(now);
+        assert_eq!(sample.tenants, parts);
+        for (tenant, subscriptions, endings) in [(one, 4, 3), (Tenant::DEFAULT, 5, 2)] {
+            let own = sample.tenant(tenant);
+            assert_eq!(
+                (own.subscriptions, own.endings.iter().sum::<u64>()),
+                (subscriptions, endings)
+            );
+            assert_eq!(own.endings[Disconnect::SlowConsumer as usize], endings);
+        }
         assert_eq!(*statistics.history(0)[0].tenants, parts);
     }
 
@@ -415,7 +445,7 @@ mod tests {
         publish(&hub, 3);
         for metrics in &shards {
             metrics.connections.add(5);
-            metrics.ended(Disconnect::SlowConsumer);
+            metrics.ended(Tenant::DEFAULT, Disconnect::SlowConsumer);
         }
         shards[1].pending_bytes.add(-2);
         let sample = statistics.read(now);

@@ -27,7 +27,7 @@ section! {
         tables endpoints as "endpoint": Vec<Endpoint> = Vec::new();
         /// How the tenant's clients authenticate. Nothing of `[auth]` holds for a tenant.
         table auth: Auth = Auth::default();
-        /// The key that administers this tenant only.
+        /// The keys that administer this tenant only.
         table admin: TenantAdmin = TenantAdmin::default();
         /// What is kept of the tenant's channels. The built-in classes stand behind them; no `[[channel]]` holds for a tenant.
         tables channels as "channel": Vec<ChannelClass> = Vec::new();
@@ -146,6 +146,10 @@ section! {
         value key_env: Option<String> = None, check not_blank;
         /// The file that holds the key.
         value key_file: Option<PathBuf> = None;
+        /// The variable that holds a second key, for people who may look at this tenant but not act.
+        value viewer_key_env: Option<String> = None, check not_blank;
+        /// The file that holds that second key.
+        value viewer_key_file: Option<PathBuf> = None;
         /// Accepts a key that is shorter than 16 bytes. For tests.
         value allow_short_key: bool = false;
 
@@ -157,6 +161,12 @@ section! {
 fn one_key(admin: &TenantAdmin, check: &mut Check<'_>) {
     if admin.key_env.is_some() && admin.key_file.is_some() {
         check.refuse("key_file", "key_env and key_file exclude each other");
+    }
+    if admin.viewer_key_env.is_some() && admin.viewer_key_file.is_some() {
+        check.refuse(
+            "viewer_key_file",
+            "viewer_key_env and viewer_key_file exclude each other",
+        );
     }
 }
 

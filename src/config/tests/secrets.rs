@@ -28,7 +28,7 @@ fn a_viewer_key_that_opens_more_than_it_should_is_refused() {
     ]);
     let load = |variable: &str| load(&format!("[admin]\nviewer_key_env = \"{variable}\"\n"), &environment);
     let config = load("OTHER").unwrap_or_else(|problems| panic!("{problems}"));
-    assert!(config.secrets.viewer_key.is_some());
+    assert!(config.secrets.own.viewer_key.is_some());
     for (variable, reason) in [
         ("SAME", "the viewer key is the admin key"),
         ("SHORT", "the viewer key is shorter than 16 bytes"),

@@ -25,6 +25,7 @@ secret_env = "MARKET_SECRET"
 channels = ["market.*"]
 [tenant.admin]
 key_env = "MARKET_KEY"
+viewer_key_env = "MARKET_VIEWER_KEY"
 [[tenant.channel]]
 match = "a.*"
 history = { size = 3 }
@@ -53,6 +54,7 @@ fn two_environment() -> Environment {
     Environment::of([
         ("MARKET_SECRET", "0123456789abcdef0123456789abcdef"),
         ("MARKET_KEY", "the-key-of-the-market"),
+        ("MARKET_VIEWER_KEY", "the-viewer-key-of-the-market"),
     ])
 }
 
@@ -97,6 +99,7 @@ fn everything_under_a_tenant_belongs_to_it() {
     let trader = &settings.tenants[0].auth.policy.roles["trader"];
     assert!(trader.channels.iter().all(|pattern| pattern.tenant() == market));
     assert!(settings.tenants[0].admin_key.is_some() && settings.tenants[1].admin_key.is_none());
+    assert!(settings.tenants[0].viewer_key.is_some() && settings.tenants[1].viewer_key.is_none());
 
     let limits = settings.ingress.tenants;
     assert_eq!((limits[0].max_connections, limits[1].max_connections), (100, 0));
@@ -151,6 +154,19 @@ fn a_tenant_without_a_name_of_its_own_or_without_keys_is_refused() {
             "[[tenant]]\nname = \"a\"\n[tenant.admin]\nkey_env = \"MARKET_KEY\"\n\
              [[tenant]]\nname = \"b\"\n[tenant.admin]\nkey_env = \"MARKET_KEY\"\n",
             "tenant[1].admin: another tenant, or the operator, has the same key",
+        ),
+        (
+            "[[tenant]]\nname = \"a\"\n[tenant.admin]\nkey_env = \"MARKET_KEY\"\nviewer_key_env = \"MARKET_KEY\"\n",
+            "tenant[0].admin.viewer_key: the viewer key is the admin key",
+        ),
+        (
+            "[admin]\nviewer_key_env = \"MARKET_KEY\"\n\
+             [[tenant]]\nname = \"a\"\n[tenant.admin]\nviewer_key_env = \"MARKET_KEY\"\n",
+            "tenant[0].admin: another tenant, or the operator, has the same key",
+        ),
+        (
+            "[[tenant]]\nname = \"a\"\n[tenant.admin]\nviewer_key_env = \"MARKET_KEY\"\nviewer_key_file = \"/a\"\n",
+            "tenant[0].admin.viewer_key_file: viewer_key_env and viewer_key_file exclude each other",
         ),
     ] {
         let problem = problem(toml);

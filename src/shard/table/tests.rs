@@ -170,3 +170,20 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn subscriptions_are_counted_for_each_tenant() {
+    let mut table = Table::new();
+    let one = Tenant::new(1).expect("few");
+    for slot in 0..3 {
+        table.insert(slot, &pattern("a.*"), Pace::Live);
+        table.insert(slot, &pattern("b.c"), Pace::Live);
+        table.insert(slot + 3, &pattern("a.*").in_tenant(one), Pace::Live);
+    }
+    let counts = |table: &Table| [Tenant::DEFAULT, one].map(|tenant| table.subscriptions_of(tenant));
+    assert_eq!((table.subscriptions(), counts(&table)), (9, [6, 3]));
+    table.remove(4, &pattern("a.*").in_tenant(one));
+    table.remove(4, &pattern("a.*"));
+    table.remove_all(0, |_| ());
+    assert_eq!((table.subscriptions(), counts(&table)), (6, [4, 2]));
+}

@@ -120,7 +120,8 @@ impl ShardCore {
 
     /// The session has ended. Everything that is queued is still written; the Close frame is the last of it.
     pub(in crate::shard::core) fn begin_closing(&mut self, slot: u32, ending: Disconnect, now: Now) {
-        self.metrics.ended(ending);
+        let tenant = self.connections.endpoint(slot).settings.tenant;
+        self.metrics.ended(tenant, ending);
         self.journal.ended(&self.connections, slot, ending, now);
         self.troubles.ended(&self.connections, slot, ending, now);
         if self.connections.hot(slot).flags.has(Flags::TRACED) {

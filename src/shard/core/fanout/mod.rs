@@ -5,7 +5,8 @@
 //!
 //! Per file: `outgoing` (what all outboxes share), `overflow` (an event that does not fit), `runs` (events that are delivered
 //! together), `frames` (the bytes of an event, made once per shard), `freshness` (silent channels), `head` (up to which version
-//! the inbox has been popped), `paced` (subscriptions with a rate), `replies` (everything that is not an event).
+//! the inbox has been popped), `paced` (subscriptions with a rate), `replies` (everything that is not an event), `tenants` (what
+//! is counted for each tenant).
 
 mod frames;
 mod freshness;
@@ -15,6 +16,7 @@ mod overflow;
 mod paced;
 mod replies;
 mod runs;
+mod tenants;
 
 use std::sync::Arc;
 
@@ -275,13 +277,6 @@ impl Fanout {
         deliveries
     }
 
-    fn count_for_tenant(&self, channel: &Channel, deliveries: u64) {
-        let tenant = channel.tenant();
-        if !tenant.is_default() {
-            self.metrics.tenant_deliveries[tenant.index()].bump(deliveries);
-        }
-    }
-
     /// Queues an event to every authenticated connection of its channel's tenant; returns their number.
     pub(super) fn broadcast(&mut self, connections: &mut Connections, event: &Arc<Event>) -> usize {
         let mut frames = Frames::of(event);
@@ -349,6 +344,7 @@ impl Fanout {
     pub(super) fn update_gauges(&self) {
         let signed = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         self.metrics.subscriptions.set(signed(self.table.subscriptions()));
+        self.update_tenant_gauges();
         self.metrics.inbox.set(signed(self.inbox.len() as u64));
         self.outgoing.update_gauges(&self.metrics);
     }
