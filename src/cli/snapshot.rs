@@ -43,6 +43,7 @@ pub(super) fn run(command: &Command) -> Result<(), Failure> {
                 lost_channels,
                 lost_rows,
                 cut_tables,
+                may_be_earlier,
                 original,
             } => {
                 let named: Vec<&str> = lost_channels.iter().take(NAMED_MAX).map(|name| &**name).collect();
@@ -55,9 +56,14 @@ pub(super) fn run(command: &Command) -> Result<(), Failure> {
                         "  parts of the tables {tables} cannot be reached: channels that nothing names may be lost\n"
                     )
                 };
+                let earlier = if may_be_earlier {
+                    "  the last save may be lost: the rest is as the file was before it\n"
+                } else {
+                    ""
+                };
                 format!(
                     "{}: repaired; the next start begins a new epoch\n  kept: {}\n  lost: {} channels of which a part \
-                     cannot be read{}{}{dots}; {lost_rows} rows\n{cut}  the damaged file is kept as {}\n",
+                     cannot be read{}{}{dots}; {lost_rows} rows\n{cut}{earlier}  the damaged file is kept as {}\n",
                     path.display(),
                     contents(&kept),
                     lost_channels.len(),
@@ -99,7 +105,10 @@ fn failure(path: &Path, error: &Error) -> Failure {
             "; it is left as it is: `tickgate snapshot repair` keeps what can be read of it, `tickgate snapshot drop` \
              sets it aside"
         }
-        Error::Hopeless(_) => "; it is left as it is: `tickgate snapshot drop` sets it aside",
+        Error::Hopeless(_) => {
+            "; it is left as it is: `tickgate snapshot drop` sets it aside, and the next start begins with an empty state and \
+             a new epoch"
+        }
         Error::InUse => "; stop the gateway first",
         Error::Layout { .. } => "; use the version that wrote it",
         _ => "",

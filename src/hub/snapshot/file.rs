@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use redb::{Database, DatabaseError, ReadOnlyDatabase, ReadTransaction, StorageBackend};
 
 use super::Error;
+use super::first_page::{self, FirstPage};
 
 /// What the database may keep of the file in memory, in bytes.
 const CACHE_BYTES: usize = 32 << 20;
@@ -131,16 +132,32 @@ impl Locked {
         Ok(builder.create_with_backend(View::new(self.clone())?)?)
     }
 
-    /// The database in the file, of which pages may be damaged. A file that was not closed is opened only if it can be
-    /// repaired as a whole.
-    pub(super) fn unchecked_view(&self) -> Result<Box<dyn Reading>, Error> {
+    /// The database in the file, of which pages may be damaged, with this first page instead of its own if one is given. As of
+    /// a commit that did not close the file it is opened only if it can be repaired as a whole.
+    pub(super) fn unchecked_view(&self, first_page: Option<&FirstPage>) -> Result<Box<dyn Reading>, Error> {
         let mut builder = Database::builder();
         builder.set_cache_size(CACHE_BYTES);
-        match builder.open_read_only_with_backend(View::new(self.clone())?) {
+        let view = || {
+            let view = View::new(self.clone())?;
+            if let Some(first_page) = first_page {
+                view.set_len(first_page.file_bytes)?;
+                view.write(0, &first_page.bytes)?;
+            }
+            Ok::<_, Error>(view)
+        };
+        match builder.open_read_only_with_backend(view()?) {
             Ok(database) => Ok(Box::new(database)),
-            Err(DatabaseError::RepairAborted) => Ok(Box::new(builder.create_with_backend(View::new(self.clone())?)?)),
+            Err(DatabaseError::RepairAborted) => Ok(Box::new(builder.create_with_backend(view()?)?)),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// First pages made anew, the one with the newest commit first.
+    pub(super) fn first_pages(&self) -> Result<Vec<FirstPage>, Error> {
+        let mut found = [0; first_page::BYTES];
+        let view = View::new(self.clone())?;
+        view.read_file(view.written.lock().seen, 0, &mut found)?;
+        Ok(first_page::made_anew(&found, self.bytes()?))
     }
 
     /// Whether this is the file under that path. It is not after somebody has removed or replaced it.

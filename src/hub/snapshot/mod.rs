@@ -19,6 +19,7 @@ mod check;
 mod commands;
 mod content;
 mod file;
+mod first_page;
 mod layout;
 mod load;
 mod names;

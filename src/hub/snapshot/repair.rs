@@ -15,6 +15,7 @@ use super::file::{Locked, beside, sync_folder};
 use super::layout::{
     CHANNEL, EVENT, FORGOTTEN, ID, LAST, LAYOUT_PLAIN, Meta, RECORD, REVOCATION, Rows, STRIPE, TOMBSTONE,
 };
+use super::salvage::Damaged;
 use super::save::Tables;
 use super::{Error, empty, guarded, revocations, view};
 use crate::hub::{Epoch, STRIPES, StripeCounters};
@@ -34,6 +35,9 @@ pub enum Repaired {
         lost_rows: u64,
         /// The tables of which a part could not be reached at all, so that channels may be lost that nothing names.
         cut_tables: Vec<&'static str>,
+        /// Whether the file may have had a later commit, of which nothing can be reached. What it changed is not in the new
+        /// file.
+        may_be_earlier: bool,
         /// Where the damaged file is now.
         original: PathBuf,
     },
@@ -71,6 +75,7 @@ pub fn repair(path: &Path) -> Result<Repaired, Error> {
         lost_channels: salvage.lost_channels,
         lost_rows: salvage.lost_rows,
         cut_tables: salvage.cut_tables,
+        may_be_earlier: salvage.may_be_earlier,
         original,
     })
 }
@@ -114,13 +119,37 @@ struct Salvage {
     lost_channels: Vec<Box<str>>,
     lost_rows: u64,
     cut_tables: Vec<&'static str>,
+    may_be_earlier: bool,
 }
 
+/// Reads what can be read: with the file's own first page, or else with one that is made anew.
 fn salvage(file: &Locked) -> Result<Salvage, Error> {
-    let meta = guarded(|| {
-        let database = file.unchecked_view()?;
-        Meta::read(&database.begin_read()?)
+    let own = Damaged { file, first_page: None };
+    let made = file.first_pages()?;
+    let others = made.iter().map(|first_page| Damaged {
+        first_page: Some(first_page),
+        ..own
     });
+    let mut is_open = false;
+    for damaged in std::iter::once(own).chain(others) {
+        if guarded(|| damaged.view()?.begin_read()).is_err() {
+            continue;
+        }
+        is_open = true;
+        let salvage = salvage_from(damaged)?;
+        if salvage.content.count() != Contents::default() {
+            return Ok(salvage);
+        }
+    }
+    Err(Error::Hopeless(if is_open {
+        "no channel, name or id in it can be read".into()
+    } else {
+        "its first page, which says where everything is, is damaged in both of its copies".into()
+    }))
+}
+
+fn salvage_from(file: Damaged<'_>) -> Result<Salvage, Error> {
+    let meta = guarded(|| Meta::read(&file.view()?.begin_read()?));
     match meta {
         Ok(meta) if meta.layout == LAYOUT_PLAIN => {
             return Err(Error::Hopeless("it has layout 1, whose rows have no checksums".into()));
@@ -129,7 +158,10 @@ fn salvage(file: &Locked) -> Result<Salvage, Error> {
         // The table `meta` itself may be what is damaged.
         Ok(_) | Err(_) => {}
     }
-    let mut salvage = Salvage::default();
+    let mut salvage = Salvage {
+        may_be_earlier: file.first_page.is_some_and(|page| page.may_be_earlier),
+        ..Salvage::default()
+    };
     let mut content = Content::default();
     let this = &mut content;
     salvage.add(&STRIPE, file, |_, stripe, row| this.add_stripe(stripe, row));
@@ -158,9 +190,6 @@ fn salvage(file: &Locked) -> Result<Salvage, Error> {
     content.channels = whole;
     let lost: std::collections::BTreeMap<Box<str>, Stored> = lost;
     salvage.lost_channels = lost.into_keys().collect();
-    if content.count() == Contents::default() {
-        return Err(Error::Hopeless("no channel, name or id in it can be read".into()));
-    }
     // Numbers may be lost, so every counter is at the highest number that is known.
     content.counters = [StripeCounters::at(content.newest()); STRIPES];
     salvage.content = content;
@@ -172,7 +201,7 @@ impl Salvage {
     fn add<K: Key, V: Value>(
         &mut self,
         table: &Rows<K, V>,
-        file: &Locked,
+        file: Damaged<'_>,
         visit: impl for<'r> FnMut(u64, K::SelfType<'r>, V::SelfType<'r>) -> Result<(), Error>,
     ) {
         let (is_complete, bad) = table.salvage(file, visit);

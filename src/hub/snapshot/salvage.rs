@@ -7,12 +7,27 @@ use std::cmp::Ordering;
 
 use redb::{AccessGuard, Key, Range, ReadableTable as _, StorageError, Value};
 
-use super::file::Locked;
+use super::file::{Locked, Reading};
+use super::first_page::FirstPage;
 use super::layout::{Rows, optional};
 use super::{Error, guarded};
 
 /// How many damaged rows of a table are skipped in one direction.
 const BAD_MAX: u64 = 10_000;
+
+/// A damaged file, and the first page that is used instead of its own.
+#[derive(Clone, Copy)]
+pub(super) struct Damaged<'f> {
+    pub(super) file: &'f Locked,
+    pub(super) first_page: Option<&'f FirstPage>,
+}
+
+impl Damaged<'_> {
+    /// The database.
+    pub(super) fn view(self) -> Result<Box<dyn Reading>, Error> {
+        self.file.unchecked_view(self.first_page)
+    }
+}
 
 /// A row as the database gives it.
 type RowResult<'t, K, V> = Result<(AccessGuard<'t, K>, AccessGuard<'t, V>), StorageError>;
@@ -38,7 +53,7 @@ impl<K: Key + 'static, V: Value + 'static> Rows<K, V> {
     /// whether the table was read to its end, and how many of its rows differ from their checksums.
     pub(super) fn salvage(
         &self,
-        file: &Locked,
+        file: Damaged<'_>,
         mut visit: impl for<'r> FnMut(u64, K::SelfType<'r>, V::SelfType<'r>) -> Result<(), Error>,
     ) -> (bool, u64) {
         let (mut from_front, mut from_back) = (Walk::default(), Walk::default());
@@ -76,13 +91,13 @@ impl<K: Key + 'static, V: Value + 'static> Rows<K, V> {
     /// Visits the rows of a table until its end, or until a row cannot be read or is not the next one.
     fn walk(
         &self,
-        file: &Locked,
+        file: Damaged<'_>,
         visit: &mut impl for<'r> FnMut(u64, K::SelfType<'r>, V::SelfType<'r>) -> Result<(), Error>,
         walk: &mut Walk,
         next: impl for<'t> Fn(&mut Range<'t, K, (u64, V)>) -> Option<RowResult<'t, K, (u64, V)>>,
         is_next: impl Fn(Keys<'_>) -> bool,
     ) -> Result<(), Error> {
-        let database = file.unchecked_view()?;
+        let database = file.view()?;
         let transaction = database.begin_read()?;
         let Some(table) = optional(transaction.open_table(self.checked()))? else {
             return Ok(());
