@@ -32,6 +32,12 @@ pub(super) type NodeId = u32;
 /// The number of channels whose matches are cached. When it is reached, the cache is emptied.
 const CACHED_CHANNELS: usize = 65_536;
 
+/// So many matches are kept whether they are used or not.
+const CACHED_CHANNELS_MIN: usize = 4_096;
+
+/// How long a match is cached without use at least, in milliseconds, and half of how long at most.
+const CACHED_MS: u64 = 60_000;
+
 /// One connection that holds a pattern (8 bytes).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Subscriber {
@@ -114,6 +120,9 @@ pub(super) struct Table {
     // Those of each tenant.
     tenant_subscriptions: [u64; Tenant::COUNT],
     cache: HashMap<Channel, Resolved>,
+    // Matches that were not used since `aged_ms`, in monotonic milliseconds.
+    unused: HashMap<Channel, Resolved>,
+    aged_ms: u64,
     epoch: u64,
     unsettled: HashMap<(u32, NodeId), Unsettled>,
     // In the order of subscribing, so the front settles first.
@@ -137,6 +146,8 @@ impl Table {
             subscriptions: 0,
             tenant_subscriptions: [0; Tenant::COUNT],
             cache: HashMap::new(),
+            unused: HashMap::new(),
+            aged_ms: 0,
             epoch: 0,
             unsettled: HashMap::new(),
             settling: VecDeque::new(),
@@ -278,15 +289,37 @@ impl Table {
         {
             return view(known);
         }
-        let mut nodes = Vec::new();
-        self.look_up(channel.key(), &mut nodes);
-        let resolved = self.sort(nodes);
+        let resolved = match self.unused.remove(channel) {
+            Some(known) if known.epoch == self.epoch => known,
+            _ => {
+                let mut nodes = Vec::new();
+                self.look_up(channel.key(), &mut nodes);
+                self.sort(nodes)
+            }
+        };
         let result = view(&resolved);
         if self.cache.len() >= CACHED_CHANNELS {
             self.cache = HashMap::new();
         }
         self.cache.insert(channel.clone(), resolved);
         result
+    }
+
+    /// Forgets cached matches that were not used for long, if there are many. To be called in each turn.
+    pub(super) fn forget_unused(&mut self, now_ms: u64) {
+        if now_ms.saturating_sub(self.aged_ms) < CACHED_MS {
+            return;
+        }
+        self.aged_ms = now_ms;
+        if self.cache.len() + self.unused.len() > CACHED_CHANNELS_MIN {
+            self.unused = std::mem::take(&mut self.cache);
+        }
+    }
+
+    /// How many matches are cached.
+    #[cfg(test)]
+    pub(super) fn cached(&self) -> usize {
+        self.cache.len() + self.unused.len()
     }
 
     fn look_up(&mut self, Name { tenant, text: channel }: Name<'_>, nodes: &mut Vec<NodeId>) {

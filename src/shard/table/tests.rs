@@ -187,3 +187,25 @@ fn subscriptions_are_counted_for_each_tenant() {
     table.remove_all(0, |_| ());
     assert_eq!((table.subscriptions(), counts(&table)), (6, [4, 2]));
 }
+
+#[test]
+fn the_matches_of_a_flood_of_channels_are_forgotten_and_those_in_use_stay() {
+    const FLOOD: usize = 3 * CACHED_CHANNELS_MIN;
+    let mut table = Table::new();
+    table.insert(1, &pattern("a.*"), Pace::Live);
+    table.forget_unused(CACHED_MS);
+    for n in 0..FLOOD {
+        assert_eq!(receivers(&mut table, &format!("a.{n}")), [1]);
+    }
+    table.forget_unused(2 * CACHED_MS - 1);
+    assert_eq!(table.cached(), FLOOD);
+    for minute in 2..5 {
+        table.forget_unused(minute * CACHED_MS);
+        // A new node makes every cached match wrong, also one that was not used.
+        table.insert(narrow(minute as usize), &pattern("a.0"), Pace::Live);
+        assert_eq!(receivers(&mut table, "a.0").len() as u64, minute);
+    }
+    assert!(table.cached() <= 1, "{}", table.cached());
+    table.forget_unused(6 * CACHED_MS);
+    assert_eq!(table.cached(), 1, "a few may stay");
+}

@@ -34,8 +34,9 @@ enum Update {
 
 impl Fanout {
     /// The time of the turn.
-    pub(in crate::shard::core) const fn begin_turn(&mut self, now: Now) {
+    pub(in crate::shard::core) fn begin_turn(&mut self, now: Now) {
         self.now = now;
+        self.table.forget_unused(now.mono_ms);
     }
 
     /// When the next period ends, in monotonic milliseconds.
