@@ -1,4 +1,4 @@
-//! Timeouts that a pause of the process does not shorten.
+//! Timeouts that a pause of the process does not shorten, and the pauses that long work makes for others.
 //!
 //! After the process was stopped, or had no CPU, timers run before the sockets are looked at. What a timeout waits for may
 //! have been there for long. So a timeout that ends here looks once more behind its time, and one that ends much too late
@@ -28,6 +28,15 @@ impl From<Elapsed> for io::Error {
     fn from(_: Elapsed) -> Self {
         io::ErrorKind::TimedOut.into()
     }
+}
+
+/// Lets other threads and tasks go on in the middle of long work.
+///
+/// Tasks are not enough: a thread that has work keeps its core for milliseconds, unless it says that others may have it. On a
+/// machine with few cores, a shard or the publisher of another tenant waits for that.
+pub async fn give_way() {
+    std::thread::yield_now();
+    tokio::task::yield_now().await;
 }
 
 /// A deadline that a pause moves.

@@ -9,10 +9,11 @@ use super::rates::PublishRates;
 use super::{Broker, Origin, Outcomes, Submitted};
 use crate::event::NewEvent;
 use crate::hub::{Hub, Receipt, Wakes};
+use crate::pause::give_way;
 use crate::time::{Clock, Now};
 
 /// The number of events after which a batch wakes the shards, so that they begin before a batch of 10,000 ends. The batch
-/// then also yields its thread to other tasks.
+/// then also gives way to other threads and tasks.
 const WAKE_EVERY: usize = 128;
 
 /// The broker that publishes into the hub of this process.
@@ -55,7 +56,7 @@ impl Embedded {
         for (index, event) in events.into_iter().enumerate() {
             if index > 0 && index % WAKE_EVERY == 0 {
                 self.hub.wake(std::mem::take(&mut wakes));
-                tokio::task::yield_now().await;
+                give_way().await;
             }
             if self.refuses(&event, self.clock.now()) {
                 receipts.push(Ok(Receipt::of_limited()));

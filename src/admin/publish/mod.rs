@@ -23,11 +23,14 @@ use crate::backend::spans::{Kind, Span};
 use crate::hub::Receipt;
 use crate::ingress::http::HttpErrorCode;
 use crate::ingress::http::response::{self, HttpResponse};
+use crate::pause::give_way;
 use tickgate_protocol::json;
 use tickgate_protocol::trace_context::TRACE_HEADER;
 
 /// Most items of an array.
 const ITEMS_MAX: usize = 10_000;
+/// Items of an array that are read at one go. Then others have a turn.
+const ITEMS_AT_ONCE: usize = 128;
 /// What a line may contain beside its `data`, in bytes.
 const ENVELOPE_BYTES_MAX: usize = 16 * 1024;
 /// Items of a stream that are published together.
@@ -109,7 +112,10 @@ impl Admin {
             return self.publish_one(batch).await;
         }
         let items = json::split_array(text, ITEMS_MAX).map_err(|error| (code_of(&error), error.to_string().into()))?;
-        for item in items {
+        for (index, item) in items.into_iter().enumerate() {
+            if index > 0 && index % ITEMS_AT_ONCE == 0 {
+                give_way().await;
+            }
             batch.take(item);
         }
         self.send(&mut batch).await;
@@ -225,5 +231,36 @@ fn code_of(error: &json::Error) -> HttpErrorCode {
             HttpErrorCode::InvalidJson
         }
         json::Error::WrongKind(_) | json::Error::TooManyItems(_) => HttpErrorCode::InvalidMessage,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::tests::{KEY, fixture};
+
+    #[tokio::test]
+    async fn while_a_long_array_is_read_others_have_turns() {
+        let fixture = fixture(|_| {});
+        let caller = fixture.admin.present(KEY).unwrap_or_else(|_| panic!("the key"));
+        let item = r#"{"channel":"grid.a","event":"e"}"#;
+        let text = format!("[{}]", vec![item; 5 * ITEMS_AT_ONCE].join(","));
+        let mut turns = 0;
+        let others = async {
+            while fixture.hub.metrics().events == 0 {
+                turns += 1;
+                tokio::task::yield_now().await;
+            }
+            std::future::pending::<()>().await;
+        };
+        let batch = Batch::new(&fixture.admin, &caller);
+        let published = tokio::select! {
+            biased;
+            published = fixture.admin.publish_items(batch, &text) => published,
+            () = others => unreachable!(),
+        };
+        assert!(published.is_ok());
+        assert_eq!(fixture.hub.metrics().events, 5 * ITEMS_AT_ONCE as u64);
+        assert!(turns >= 4, "{turns} turns before the first event is published");
     }
 }

@@ -20,7 +20,7 @@ use crate::ingress::tests::{answer, exchange, until};
 use crate::shard::mailbox::{Mailbox, mailbox};
 use tickgate_protocol::dialect;
 
-const KEY: &str = "the-admin-key-of-these-tests-only";
+pub(super) const KEY: &str = "the-admin-key-of-these-tests-only";
 
 fn settings() -> Settings {
     Settings {
@@ -41,14 +41,14 @@ fn settings() -> Settings {
     }
 }
 
-struct Fixture {
-    admin: Arc<Admin>,
-    hub: Arc<Hub>,
+pub(super) struct Fixture {
+    pub(super) admin: Arc<Admin>,
+    pub(super) hub: Arc<Hub>,
     address: std::net::SocketAddr,
     _mailboxes: Vec<Mailbox>,
 }
 
-fn fixture(change: impl FnOnce(&mut Settings)) -> Fixture {
+pub(super) fn fixture(change: impl FnOnce(&mut Settings)) -> Fixture {
     let mut settings = settings();
     change(&mut settings);
     let clock = Clock::start();
