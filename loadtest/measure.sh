@@ -5,6 +5,9 @@
 # loadtest/measure.sh [seconds per measurement, default 10]   every scenario
 # loadtest/measure.sh tenants [seconds]                       the latency of a quiet tenant, alone and beside one that
 #                                                             publishes as fast as it can; fails if the p99 grows by half
+# loadtest/measure.sh shares [seconds]                        the latency of 500 clients, alone and beside 20 anonymous ones
+#                                                             that subscribe to 100,000 channels and unsubscribe again all
+#                                                             the time; fails if the p99 grows by half
 # loadtest/measure.sh console [seconds]                       10,000 clients and channels, without and with the requests of
 #                                                             the console's page; fails if the p99 grows by a twentieth
 # loadtest/measure.sh soak [minutes, default 20]              1000 clients, 1000 events/s: memory must stay flat, no event
@@ -145,10 +148,12 @@ if [ "${1:-}" = tenants ]; then
     for part in SECRET KEY; do export "${name}_$part=$(head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n')"; done
   done
   start_tickgate loadtest/tenants.toml
-  # as NAME REPORT [more arguments]: a run with the clients and the publisher of a tenant.
+  # as NAME REPORT [more arguments]: a run with the clients and the publisher of a tenant. The tools share a core, which is
+  # the quiet one's first: its clients are to be late because of the gateway only.
   as() {
     local key=${1^^}_KEY tenant=$1 report=$2; shift 2
-    TICKGATE_ADMIN_KEY=${!key} taskset -c 1 target/dist/tickgate-loadtest fanout --url "ws://127.0.0.1:18080/$tenant" \
+    TICKGATE_ADMIN_KEY=${!key} nice -n "$([ "$tenant" = loud ] && echo 19 || echo 0)" taskset -c 1 \
+      target/dist/tickgate-loadtest fanout --url "ws://127.0.0.1:18080/$tenant" \
       --secret-env "${tenant^^}_SECRET" --publish-url http://127.0.0.1:18081 --name "$report" --json "$out/$report.json" "$@" > "$out/$report.txt"
   }
   seconds=${2:-30}
@@ -160,6 +165,26 @@ if [ "${1:-}" = tenants ]; then
   wait "$loud" || true
   stop
   ratio tenants 1.5
+  exit
+fi
+
+if [ "${1:-}" = shares ]; then
+  seconds=${2:-30}
+  start_tickgate loadtest/shares.toml
+  seq 100000 | awk '{ printf "{\"channel\":\"market.s%d.price\",\"event\":\"tick\",\"data\":{\"price\":\"%d.5\"}}\n", $1, $1 }' |
+    curl -sf -o /dev/null -H "Authorization: Bearer $TICKGATE_ADMIN_KEY" -H 'Content-Type: application/x-ndjson' --data-binary @- \
+      http://127.0.0.1:18081/api/publish
+  others=(--clients 500 --rate 50 --seconds "$seconds")
+  tool fanout tickgate alone "${others[@]}" && mv "$out/tickgate-alone.json" "$out/shares-alone.json"
+  # They need no answers to go on, and the core of the tools is the others' first.
+  nice -n 19 taskset -c 1 target/dist/tickgate-loadtest churn --url ws://127.0.0.1:18080 --publish-url http://127.0.0.1:18081 \
+    --pattern 'market.*' --clients 20 --others 1 --rate 1 --requests-per-second 400 --seconds $((seconds + 10)) \
+    >"$out/shares-churn.txt" 2>&1 & churn=$!
+  sleep $((5 + seconds / 10))
+  tool fanout tickgate beside "${others[@]}" && mv "$out/tickgate-beside.json" "$out/shares-beside.json"
+  kill "$churn" 2>/dev/null || true
+  stop
+  ratio shares 1.5
   exit
 fi
 
