@@ -49,9 +49,12 @@ test('an operator signs in and sees whether all is fresh, who has trouble, and t
   await tab.until('the view', "document.querySelector('h1').textContent === 'Who has trouble?'");
   for (let n = 0; n < 150; n++) client.send({ type: 'ping' });
   await tab.evaluate("const box = document.querySelector('select'); box.value = 'rate_limited'; box.dispatchEvent(new Event('change'))");
-  await tab.until('the client that sends too fast', "document.querySelectorAll('table')[0].innerText.includes('u1')");
+  await tab.until('the client that sends too fast', "document.querySelector('[aria-label=\"Clients with trouble\"]').innerText.includes('u1')");
   assert.equal((await admin('DELETE', '/api/users/u1/connections')).status, 204);
-  await tab.until('its ending', "document.querySelectorAll('table')[2].innerText.includes('disconnected by an operator')");
+  await tab.until('its ending', "document.querySelector('[aria-label=\"Last endings\"]').innerText.includes('disconnected by an operator')");
+  // So is a handshake that was refused.
+  await assert.rejects(new Client(`ws://${publicAddress}/ws?token=none`).opened);
+  await tab.until('the refusal', "/token\\s+1\\b/.test(document.querySelector('[aria-label^=\"Refused handshakes\"]').innerText)");
   await look(tab, 'clients');
 
   await tab.evaluate("location.hash = 'load'");

@@ -40,15 +40,19 @@ async function run(t, server, steps) {
   };
   const does = {
     GET: http, POST: http, PUT: http,
-    // A POST whose body is never sent.
+    // A POST whose body is never sent. It ends with the request that is made at the same time.
     SLOW: ([, query]) => new Promise((resolve) => {
       const slow = request(`http://${url(query)}`, { method: 'POST', headers: { 'content-length': 10 } });
       slow.on('error', resolve);
       slow.on('response', (response) => { response.resume(); resolve(); });
       slow.flushHeaders();
-      setTimeout(() => slow.destroy(), 300);
+      state.slow = slow;
     }),
-    both: ([, first, second]) => Promise.all([step(first), new Promise((resolve) => { setTimeout(resolve, 50); }).then(() => step(second))]),
+    // Nothing tells that the first one has reached the gateway.
+    both: ([, first, second]) => Promise.all([
+      step(first),
+      new Promise((resolve) => { setTimeout(resolve, 200); }).then(() => step(second)).finally(() => state.slow?.destroy()),
+    ]),
     socket: async ([, name, query]) => {
       const opened = open(query);
       state.sockets.set(name, opened);

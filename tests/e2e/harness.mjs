@@ -14,7 +14,7 @@ export const secret = '0123456789abcdef0123456789abcdef';
 export const adminKey = 'end-to-end-admin-key';
 
 // The longest wait. A test that reaches it fails.
-const PATIENCE_MS = 30_000;
+const PATIENCE_MS = 60_000;
 
 /** Polls `condition` until it returns a truthy value, and returns that. */
 export async function until(what, condition) {
