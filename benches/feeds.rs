@@ -18,7 +18,7 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use rustix::time::{ClockId, clock_gettime};
 use tickgate::backend::feeds::{FeedSettings, PublishMode, Runner, Settings, SourceSettings};
-use tickgate::broker::Embedded;
+use tickgate::broker::{Duties, Embedded};
 use tickgate::hub::Hub;
 use tickgate_protocol::channel::Pattern;
 
@@ -44,7 +44,13 @@ fn main() {
         ..Settings::default()
     };
     let broker = Arc::new(Embedded::new(Arc::clone(&hub), tickgate::time::Clock::start()));
-    let (feeds, runner) = Runner::new(settings, hub, broker, tickgate::time::Clock::start());
+    let (feeds, runner) = Runner::new(
+        settings,
+        hub,
+        broker,
+        tickgate::time::Clock::start(),
+        (Duties::alone(), None),
+    );
     let mut inbox = inboxes.pop().expect("one");
     for user in 0..users {
         inbox.join(&Pattern::parse(&format!("user.{user}.balance")).expect("valid"));

@@ -17,8 +17,8 @@ use gateway::{Client, Running, start, until};
 use redis_server::Redis;
 use serde_json::{Value, json};
 use sources::HttpSource;
-use tickgate::auth::Secret;
 use tickgate::backend::feeds::{FeedSettings, PublishMode, SourceSettings};
+use tickgate::backend::redis::RedisServer;
 
 const INTERVAL: Duration = Duration::from_millis(100);
 
@@ -320,8 +320,7 @@ fn the_stock_application_with_a_real_redis() {
     redis.run(&["RPUSH", "board:main", "stock:600519", "stock:gone", "stock:000001"]);
     redis.run(&["SET", "status", r#"{"mode":"auto"}"#]);
     let from = |key: &str| SourceSettings::Redis {
-        address: redis.address().parse().expect("an address"),
-        password: None,
+        server: redis.server(),
         key: key.parse().expect("a key"),
     };
     let gateway = gateway_with(vec![
@@ -426,34 +425,32 @@ fn the_stock_application_with_a_real_redis() {
 }
 
 #[test]
-fn a_redis_password_is_used_and_never_published() {
+fn a_redis_user_and_password_are_used_and_never_published() {
     let redis = Redis::start();
     redis.run(&["SET", "status", "1"]);
+    redis.run(&[
+        "ACL", "SETUSER", "poller", "on", ">hunter4", "~status", "+get", "+select", "+client",
+    ]);
     redis.run(&["CONFIG", "SET", "requirepass", "hunter2"]);
-    let from = |password: Option<&str>| SourceSettings::Redis {
-        address: redis.address().parse().expect("an address"),
-        password: password.map(|password| Secret::new(password.as_bytes())),
-        key: "string:status".parse().expect("a key"),
+    let from = |channel: &str, server: RedisServer| {
+        let key = "string:status".parse().expect("a key");
+        let source = SourceSettings::Redis { server, key };
+        feed(channel, "system_status", source, PublishMode::Changed)
     };
     let gateway = gateway_with(vec![
-        feed(
-            "system.status",
-            "system_status",
-            from(Some("hunter2")),
-            PublishMode::Changed,
-        ),
-        feed("system.shut", "system_status", from(None), PublishMode::Changed),
-        feed(
-            "system.wrong",
-            "system_status",
-            from(Some("hunter3")),
-            PublishMode::Changed,
-        ),
+        from("system.status", redis.server_as(None, "hunter2")),
+        from("system.by_user", redis.server_as(Some("poller"), "hunter4")),
+        from("system.shut", redis.server()),
+        from("system.wrong", redis.server_as(None, "hunter3")),
+        // The password of another user.
+        from("system.other", redis.server_as(Some("poller"), "hunter2")),
     ]);
-    let mut client = gateway.admin_client();
-    client.subscribe(&["system.status"]);
-    assert_eq!(client.data("system.status"), 1);
-    for channel in ["system.shut", "system.wrong"] {
+    for channel in ["system.status", "system.by_user"] {
+        let mut client = gateway.admin_client();
+        client.subscribe(&[channel]);
+        assert_eq!(client.data(channel), 1);
+    }
+    for channel in ["system.shut", "system.wrong", "system.other"] {
         let mut log = gateway.admin_client();
         log.subscribe(&["system.log", channel]);
         let event = log.event();

@@ -12,7 +12,6 @@ use std::time::Duration;
 use gateway::{Answer, Running, start, until};
 use redis_server::Redis;
 use sources::HttpSource;
-use tickgate::auth::Secret;
 use tickgate::backend::feeds::{FeedSettings, PublishMode, SourceSettings};
 
 fn prices(channel: &str, source: SourceSettings, publish: PublishMode) -> FeedSettings {
@@ -28,8 +27,7 @@ fn prices(channel: &str, source: SourceSettings, publish: PublishMode) -> FeedSe
 
 fn redis(redis: &Redis, password: Option<&str>, key: &str) -> SourceSettings {
     SourceSettings::Redis {
-        address: redis.address().parse().expect("an address"),
-        password: password.map(|password| Secret::new(password.as_bytes())),
+        server: password.map_or_else(|| redis.server(), |password| redis.server_as(None, password)),
         key: key.parse().expect("a key"),
     }
 }

@@ -200,8 +200,7 @@ fn a_redis_feed_tells_the_newcomer_only() {
     let redis = Redis::start();
     redis.run(&["HSET", "prices:s", "a", r#"{"n":1}"#, "b", r#"{"n":1}"#]);
     let source = SourceSettings::Redis {
-        address: redis.address().parse().expect("an address"),
-        password: None,
+        server: redis.server(),
         key: "hash:prices:s".parse().expect("a key"),
     };
     let gateway = start(|settings| settings.feeds.feeds = vec![feed("strategy.s.prices", source, by_code())]);

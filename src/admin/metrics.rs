@@ -13,6 +13,7 @@ use crate::auth::Revocations;
 use crate::auth::verifier::VerifierMetrics;
 use crate::backend::commands::{BackendSample, CommandsSample};
 use crate::backend::feeds::{FeedCounts, FeedSample};
+use crate::backend::ingest::{SourceCounts, SourceSample};
 use crate::backend::jwks::JwksCounts;
 use crate::backend::spans::SpanCounts;
 use crate::broker::BrokerSample;
@@ -329,6 +330,20 @@ impl Admin {
         page.add_each(FeedSample::METRICS, &feeds);
         let counts: Vec<_> = feeds.into_iter().map(|(labels, feed)| (labels, &feed.counts)).collect();
         page.add_each(FeedCounts::METRICS, &counts);
+        let sources = parts.sources.read();
+        let mut sources = numbered("source", &sources);
+        for (labels, source) in &mut sources {
+            labels.push(("channel", source.channel.to_string()));
+            if let Some(tenant) = &source.tenant_name {
+                labels.push(("tenant", tenant.to_string()));
+            }
+        }
+        page.add_each(SourceSample::METRICS, &sources);
+        let counts: Vec<_> = sources
+            .into_iter()
+            .map(|(labels, source)| (labels, &source.counts))
+            .collect();
+        page.add_each(SourceCounts::METRICS, &counts);
         if !self.tenants.is_empty() {
             let all = std::iter::once(Tenant::DEFAULT).chain(self.tenants.iter().map(|(tenant, _)| tenant));
             let tenants: Vec<_> = all

@@ -58,6 +58,7 @@ use self::traces::Traces;
 use crate::auth::verifier::Verifier;
 use crate::backend::commands::Router;
 use crate::backend::feeds::Feeds;
+use crate::backend::ingest::Sources;
 use crate::backend::jwks::KeySets;
 use crate::backend::spans::Tracer;
 use crate::broker::{Broker, BrokerSample};
@@ -135,6 +136,8 @@ pub struct Parts {
     pub router: Arc<Router>,
     /// The feeds.
     pub feeds: Arc<Feeds>,
+    /// The sources.
+    pub sources: Arc<Sources>,
     /// Reads the counters of the broker; zeros with the embedded one.
     pub broker_sample: Box<dyn Fn() -> BrokerSample + Send + Sync>,
     /// The key sets.

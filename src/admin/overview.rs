@@ -2,7 +2,9 @@
 //!
 //! Invariant: every check that is not `ok` says in one sentence what is wrong and what to do or where to look.
 //!
-//! For one tenant there are its feeds and backends, and of what all tenants share only whether it works.
+//! For one tenant there are its feeds, sources and backends, and of what all tenants share only whether it works.
+
+mod parts;
 
 use hyper::StatusCode;
 use serde::Serialize;
@@ -10,8 +12,9 @@ use serde::Serialize;
 use super::Admin;
 use super::access::Viewer;
 use super::statistics::{GatewaySample, Point};
-use crate::backend::commands::{BackendSample, CircuitState};
-use crate::backend::feeds::{FeedSample, FeedState};
+use crate::backend::commands::BackendSample;
+use crate::backend::feeds::FeedSample;
+use crate::backend::ingest::SourceSample;
 use crate::broker::BrokerSample;
 use crate::ingress::http::response::{self, HttpResponse};
 use crate::memory::Pressure;
@@ -82,6 +85,9 @@ struct Facts<'a> {
     process: Option<ProcessFacts<'a>>,
     tenants: &'a TenantNames,
     feeds: &'a [FeedSample],
+    /// Whether this gateway polls them.
+    polls_feeds: bool,
+    sources: &'a [SourceSample],
     backends: &'a [BackendSample],
 }
 
@@ -101,8 +107,10 @@ impl Admin {
         let sample = parts.statistics.read(now);
         let recent = parts.statistics.history(now.unix_ms.saturating_sub(RECENT_MS));
         let (mut backends, mut feeds) = (parts.router.read().backends, parts.feeds.read());
+        let mut sources = parts.sources.read();
         if let Some(tenant) = viewer.scope() {
             feeds.retain(|feed| feed.tenant == tenant);
+            sources.retain(|source| source.tenant == tenant);
             backends.retain(|backend| backend.tenant == tenant);
         }
         let mut checks = checks(&Facts {
@@ -118,6 +126,8 @@ impl Admin {
             }),
             tenants: &self.tenants,
             feeds: &feeds,
+            polls_feeds: parts.feeds.are_polled_here(),
+            sources: &sources,
             backends: &backends,
         });
         if viewer.scope().is_none() {
@@ -192,10 +202,15 @@ fn checks(facts: &Facts<'_>) -> Vec<Check> {
         Some(name) => format!(" of {name}"),
         None => String::new(),
     };
-    let feeds = facts.feeds.iter().map(|sample| feed(sample, &of(sample.tenant)));
+    let feeds = facts
+        .feeds
+        .iter()
+        .map(|sample| parts::feed(sample, facts.polls_feeds, &of(sample.tenant)));
     checks.extend(feeds);
+    let sources = facts.sources.iter();
+    checks.extend(sources.map(|sample| parts::source(sample, &of(sample.tenant))));
     let backends = facts.backends.iter();
-    checks.extend(backends.map(|sample| backend(sample, &of(sample.tenant))));
+    checks.extend(backends.map(|sample| parts::backend(sample, &of(sample.tenant))));
     checks
 }
 
@@ -286,50 +301,12 @@ fn losses(recent: &[Point]) -> Check {
     Check::new("deliveries", Status::Warn, detail)
 }
 
-fn feed(feed: &FeedSample, of: &str) -> Check {
-    let name = format!("feed {}{of}", feed.channel);
-    let counts = &feed.counts;
-    match feed.state {
-        FeedState::Good if counts.channels == 0 => Check::new(name, Status::Ok, "nobody subscribes: not polled"),
-        FeedState::Good if counts.channels == 1 => Check::new(name, Status::Ok, "1 channel is fresh"),
-        FeedState::Good => Check::new(name, Status::Ok, format!("{} channels are fresh", counts.channels)),
-        FeedState::Unknown => Check::new(name, Status::Ok, "not polled yet: nobody subscribes"),
-        FeedState::Partly => Check::new(
-            name,
-            Status::Warn,
-            format!(
-                "some of {} channels failed in their last poll: see the log",
-                counts.channels
-            ),
-        ),
-        FeedState::Failing => Check::new(
-            name,
-            Status::Bad,
-            "every channel failed in its last poll: is the source reachable? The log has the reason",
-        ),
-    }
-}
-
-fn backend(backend: &BackendSample, of: &str) -> Check {
-    let name = format!("backend {}{of}", backend.name);
-    match backend.circuit {
-        CircuitState::Closed => {
-            let detail = format!("{} answered, {} failed", backend.attempts, backend.failures);
-            Check::new(name, Status::Ok, detail)
-        }
-        CircuitState::HalfOpen => Check::new(name, Status::Warn, "was failing; one command probes it"),
-        CircuitState::Open => Check::new(
-            name,
-            Status::Bad,
-            "failed too often: commands are refused with BACKEND_UNAVAILABLE until it answers a probe",
-        ),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::admin::statistics::Rates;
+    use crate::backend::commands::CircuitState;
+    use crate::backend::feeds::FeedState;
 
     fn checks_of(sample: &GatewaySample, change: impl FnOnce(&mut Facts<'_>)) -> Vec<Check> {
         let tenants = TenantNames::new(vec!["one".into()]);
@@ -346,6 +323,8 @@ mod tests {
             }),
             tenants: &tenants,
             feeds: &[],
+            polls_feeds: true,
+            sources: &[],
             backends: &[],
         };
         change(&mut facts);
@@ -461,7 +440,7 @@ mod tests {
                 refused: 0,
                 duration: Default::default(),
             };
-            (super::feed(&feed, "").status, super::backend(&backend, "").status)
+            (parts::feed(&feed, true, "").status, parts::backend(&backend, "").status)
         };
         for (state, circuit, status) in [
             (FeedState::Good, CircuitState::Closed, Status::Ok),

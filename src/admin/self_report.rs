@@ -1,7 +1,8 @@
 //! The self-report: every five seconds the gateway publishes its health and its statistics.
 //!
 //! Invariant: the backends own `system.health`. The gateway publishes there only while no backend has done so within
-//! [`BACKEND_HEALTH_MS`]. Its statistics go to `system.gateway.<node>` in any case.
+//! [`BACKEND_HEALTH_MS`]. Of several gateways, the one that has the duties does so, and judges by the events that were
+//! applied, whichever gateway took them. Its statistics go to `system.gateway.<node>` in any case.
 //!
 //! Each tenant has a `system.health` of its own, with the figures of that tenant.
 
@@ -16,7 +17,7 @@ use serde::Serialize;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::admin::statistics::{GatewaySample, Rates, Statistics};
-use crate::broker::{Broker, Link, Origin, Outcomes, Readiness, Submitted};
+use crate::broker::{Broker, Duties, Fence, Link, Origin, Outcomes, Readiness, Submitted};
 use crate::event::{NewEvent, PublishOptions};
 use crate::metrics::ShardSample;
 use crate::suspended::{Claim, Record};
@@ -35,8 +36,7 @@ pub const BACKEND_HEALTH_MS: u64 = 3 * INTERVAL_MS;
 
 const HEALTH: &str = "system.health";
 
-/// When somebody else last published `system.health` of a tenant: a backend through this gateway, or anybody through another
-/// one.
+/// When a backend last published `system.health` of a tenant, through any gateway.
 pub struct HealthSeen {
     clock: Clock,
     // Monotonic milliseconds plus 1, by the number of the tenant; 0 means never.
@@ -51,7 +51,7 @@ impl HealthSeen {
         Arc::new(Self { clock, at })
     }
 
-    /// Notes an event that somebody else published.
+    /// Notes an event that no gateway published itself.
     pub fn note(&self, channel: &Channel) {
         if channel.as_str() == HEALTH {
             self.at[channel.tenant().index()].store(self.clock.now().mono_ms + 1, Relaxed);
@@ -64,24 +64,43 @@ impl HealthSeen {
     }
 }
 
-/// Wraps a broker, and notes what backends publish through it.
+/// Wraps a broker, and notes what backends publish through it, unless the broker tells what it has applied.
 pub struct HealthWatch {
     broker: Arc<dyn Broker>,
     seen: Arc<HealthSeen>,
+    duties: Duties,
+    tells_applied: bool,
 }
 
 impl HealthWatch {
     /// Wraps this broker. Backends must publish through the wrapper, and the gateway itself must not.
     #[must_use]
     pub fn new(broker: Arc<dyn Broker>, seen: Arc<HealthSeen>) -> Self {
-        Self { broker, seen }
+        Self {
+            broker,
+            seen,
+            duties: Duties::alone(),
+            tells_applied: false,
+        }
+    }
+
+    /// Of several gateways, the one with the duties reports. The broker tells `seen` what was applied.
+    #[must_use]
+    pub fn among_others(self, duties: Duties) -> Self {
+        Self {
+            duties,
+            tells_applied: true,
+            ..self
+        }
     }
 
     fn note(&self, event: &NewEvent) {
-        self.seen.note(&event.channel);
+        if !self.tells_applied {
+            self.seen.note(&event.channel);
+        }
     }
 
-    /// When somebody else last published `system.health` of a tenant, in monotonic milliseconds.
+    /// When a backend last published `system.health` of a tenant, in monotonic milliseconds.
     fn last_seen_ms(&self, tenant: Tenant) -> Option<u64> {
         self.seen.last_ms(tenant)
     }
@@ -91,6 +110,15 @@ impl Broker for HealthWatch {
     fn publish(&self, events: Vec<NewEvent>) -> Pin<Box<dyn Future<Output = Outcomes> + Send + '_>> {
         events.iter().for_each(|event| self.note(event));
         self.broker.publish(events)
+    }
+
+    fn publish_fenced(
+        &self,
+        events: Vec<NewEvent>,
+        fence: Fence,
+    ) -> Pin<Box<dyn Future<Output = Outcomes> + Send + '_>> {
+        events.iter().for_each(|event| self.note(event));
+        self.broker.publish_fenced(events, fence)
     }
 
     fn try_publish(&self, from: Origin, event: NewEvent, now: Now) -> Submitted {
@@ -222,14 +250,18 @@ impl SelfReport {
         ticks.tick().await; // The first tick is immediate.
         loop {
             ticks.tick().await;
-            let events = self.report(self.watch.seen.clock.now());
+            let fence = self.watch.duties.fence();
+            let (health, own) = self.report(self.watch.seen.clock.now());
             // Bypasses the watch, which takes every publisher of `system.health` for a backend.
-            self.watch.broker.publish(events).await;
+            if let Some(fence) = fence.filter(|_| !health.is_empty()) {
+                self.watch.broker.publish_fenced(health, fence).await;
+            }
+            self.watch.broker.publish(own).await;
         }
     }
 
-    /// Ends the window of the statistics and makes the report's events.
-    fn report(&self, now: Now) -> Vec<NewEvent> {
+    /// Ends the window of the statistics and makes the report's events: those of `system.health`, and the other one.
+    fn report(&self, now: Now) -> (Vec<NewEvent>, Vec<NewEvent>) {
         self.statistics.tick(now);
         let sample = self.statistics.read(now);
         let status = (self.status)();
@@ -242,7 +274,7 @@ impl SelfReport {
                 options: PublishOptions::default(),
             })
         };
-        let mut events = Vec::with_capacity(1 + self.health.len());
+        let mut events = Vec::with_capacity(self.health.len());
         let is_recent = |seen_ms: u64| now.mono_ms.saturating_sub(seen_ms) < BACKEND_HEALTH_MS;
         for channel in &self.health {
             let tenant = channel.tenant();
@@ -250,8 +282,8 @@ impl SelfReport {
                 events.extend(event(channel, json(&Health::of(tenant, &sample, status))));
             }
         }
-        events.extend(event(&self.own, json(&Update::of(&self.node, &sample, status))));
-        events
+        let own = event(&self.own, json(&Update::of(&self.node, &sample, status)));
+        (events, own.into_iter().collect())
     }
 }
 

@@ -86,7 +86,7 @@ pub(super) fn failed<E: std::error::Error>(what: &'static str) -> impl Fn(E) -> 
 }
 
 /// The messages of an error and its causes.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::lease::Fence;
 use super::terms::FORMAT;
 use crate::event::{Deletion, EventId, NewEvent, PublishOptions};
 use tickgate_protocol::channel::{Channel, Tenant};
@@ -45,6 +46,9 @@ struct Head<'a> {
     even_if_unchanged: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     deletes: Option<Deletes>,
+    /// The fence of the gateway that had the duties when it published the event.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    fence: Option<u64>,
 }
 
 /// What a deletion removes; see [`Deletion`].
@@ -78,6 +82,8 @@ impl From<Deletes> for Deletion {
 pub(super) struct Decoded {
     pub(super) event: NewEvent,
     pub(super) source: Source,
+    /// See [`Decoder::encode`].
+    pub(super) fence: Option<u64>,
 }
 
 /// Which gateway published an event, and as its which.
@@ -136,8 +142,8 @@ impl Decoder {
         format!("{before}{tenant}.{}", channel.as_str())
     }
 
-    /// The payload of an event.
-    pub(super) fn encode(event: &NewEvent, source: Source) -> Bytes {
+    /// The payload of an event. `fence` is that of a gateway that does one of its duties by the event.
+    pub(super) fn encode(event: &NewEvent, source: Source, fence: Option<Fence>) -> Bytes {
         let options = &event.options;
         let head = Head {
             v: FORMAT,
@@ -150,6 +156,7 @@ impl Decoder {
             fresh_ms: options.fresh_ms,
             even_if_unchanged: options.even_if_unchanged,
             deletes: options.deletes.map(Deletes::from),
+            fence: fence.map(|fence| fence.0),
         };
         let mut bytes = serde_json::to_vec(&head).unwrap_or_default();
         bytes.reserve_exact(1 + event.data.len());
@@ -190,7 +197,11 @@ impl Decoder {
             gateway: head.from,
             number: head.n,
         };
-        Ok(Decoded { event, source })
+        Ok(Decoded {
+            event,
+            source,
+            fence: head.fence,
+        })
     }
 
     /// The channel with this name.
@@ -239,15 +250,20 @@ mod tests {
             let name = decoder.name("", &event.channel);
             let of = ["~", "acme", "beta"][tenant];
             assert!(name.starts_with(&format!("{of}.market.BTC/USDT.")), "{name}");
-            let decoded = decoder.decode(&name, &Decoder::encode(&event, SOURCE));
-            let decoded = decoded.expect("valid");
-            assert_eq!(decoded.source, SOURCE);
-            let back = decoded.event;
-            assert_eq!(
-                (&back.channel, &back.name, &back.data),
-                (&event.channel, &event.name, &event.data)
-            );
-            assert_eq!((back.timestamp_ms, back.options), (event.timestamp_ms, event.options));
+            for fence in [None, Some(Fence(7))] {
+                let decoded = decoder.decode(&name, &Decoder::encode(&event, SOURCE, fence));
+                let decoded = decoded.expect("valid");
+                assert_eq!((decoded.source, decoded.fence.map(Fence)), (SOURCE, fence));
+                let back = decoded.event;
+                assert_eq!(
+                    (&back.channel, &back.name, &back.data),
+                    (&event.channel, &event.name, &event.data)
+                );
+                assert_eq!(
+                    (back.timestamp_ms, back.options),
+                    (event.timestamp_ms, event.options.clone())
+                );
+            }
         }
     }
 
@@ -261,7 +277,7 @@ mod tests {
         };
         let source = Source { gateway: 7, number: 8 };
         let text = r#"{"v":1,"name":"filled","ts":1703836800000,"from":7,"n":8}"#;
-        assert_eq!(Decoder::encode(&event, source), format!("{text}\n1"));
+        assert_eq!(Decoder::encode(&event, source, None), format!("{text}\n1"));
     }
 
     #[test]

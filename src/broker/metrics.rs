@@ -14,6 +14,7 @@ pub(super) struct BrokerMetrics {
     pub(super) applied_log: Counter,
     pub(super) applied_plain: Counter,
     pub(super) skipped: Counter,
+    pub(super) fenced: Counter,
     pub(super) resyncs: Counter,
     pub(super) terms_opened: Counter,
     pub(super) merged: Counter,
@@ -52,6 +53,8 @@ pub struct BrokerSample {
     pub term_ms: u64,
     /// Messages that were no events.
     pub skipped: u64,
+    /// Events that came after the duties of their gateway had ended.
+    pub fenced: u64,
     /// How often all connections were ended because events may have been missing.
     pub resyncs: u64,
     /// Terms that this gateway has opened.
@@ -105,6 +108,11 @@ impl BrokerSample {
             "tickgate_broker_skipped_total",
             "Messages in the broker's streams that were no events.",
             |broker, samples| samples.value(broker.skipped),
+        ),
+        Metric::counter(
+            "tickgate_broker_fenced_total",
+            "Events of feeds, sources and reports that were dropped because they came after another gateway had taken the duties.",
+            |broker, samples| samples.value(broker.fenced),
         ),
         Metric::counter(
             "tickgate_broker_resyncs_total",
@@ -197,6 +205,7 @@ impl BrokerMetrics {
             plain_delay_ms: self.plain_delay_ms.load(Relaxed),
             term_ms: self.term_ms.load(Relaxed),
             skipped: self.skipped.get(),
+            fenced: self.fenced.get(),
             resyncs: self.resyncs.get(),
             terms_opened: self.terms_opened.get(),
             merged: self.merged.get(),

@@ -8,6 +8,7 @@
 
 mod classes;
 pub mod embedded;
+pub mod lease;
 mod link;
 mod merged;
 mod message;
@@ -30,9 +31,11 @@ use crate::time::Now;
 
 pub use classes::ClassTable;
 pub use embedded::Embedded;
+pub use lease::{Duties, Fence, Register, contend};
+pub(crate) use link::chain;
 pub use message::DEFAULT_TENANT as NAME_OF_DEFAULT_TENANT;
 pub use metrics::BrokerSample;
-pub use replica::{Foreign, Listeners};
+pub use replica::{Applied, Listeners};
 pub use requests::{Answer, Doing, Learn, NoReply, Peers, Reply, Service, Taken};
 
 /// What became of each event, in their order.
@@ -62,6 +65,17 @@ pub trait Broker: Send + Sync {
     /// in the inbox of every interested shard. If the future is dropped earlier, only a first part of the events may be
     /// published.
     fn publish(&self, events: Vec<NewEvent>) -> Pin<Box<dyn Future<Output = Outcomes> + Send + '_>>;
+
+    /// Publishes the events of the gateway that has the duties. An event that comes later than one with a higher fence is
+    /// dropped, and its outcome is [`Refusal::Rejected`]. A gateway that stands alone has no rival.
+    fn publish_fenced(
+        &self,
+        events: Vec<NewEvent>,
+        fence: Fence,
+    ) -> Pin<Box<dyn Future<Output = Outcomes> + Send + '_>> {
+        let _ = fence;
+        self.publish(events)
+    }
 
     /// Publishes one event from the thread of a shard, without waiting.
     fn try_publish(&self, from: Origin, event: NewEvent, now: Now) -> Submitted;

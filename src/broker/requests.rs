@@ -4,6 +4,7 @@ use std::pin::Pin;
 
 use bytes::Bytes;
 
+use super::lease::Register;
 use crate::event::Refusal;
 use tickgate_protocol::trace_context::TraceParent;
 
@@ -69,11 +70,20 @@ pub enum NoReply {
     Lost,
 }
 
+impl From<NoReply> for Refusal {
+    fn from(reason: NoReply) -> Self {
+        match reason {
+            NoReply::NotSent(_) | NoReply::NoResponders => Self::Unavailable,
+            NoReply::Lost => Self::Unknown,
+        }
+    }
+}
+
 /// Is told a fact that the broker remembers. Returns whether it is still needed.
 pub type Learn = Box<dyn Fn(&Bytes) -> bool + Send + Sync>;
 
 /// The gateways that share a broker, as one of them sees the others.
-pub trait Peers: Send + Sync {
+pub trait Peers: Register {
     /// A number that no other gateway has.
     fn id(&self) -> u64;
 

@@ -6,7 +6,8 @@ use std::net::SocketAddr;
 use clap::Args;
 use tickgate::auth::{Grant, Secret, mint};
 use tickgate::backend::commands::{BackendUrl, HttpSettings, RouteSettings, Target};
-use tickgate::backend::feeds::{FeedSettings, PublishMode, RedisAddress, SourceSettings};
+use tickgate::backend::feeds::{FeedSettings, PublishMode, SourceSettings};
+use tickgate::backend::redis::{RedisAddress, RedisServer};
 use tickgate::config::Config;
 use tickgate::gateway::Gateway;
 use tickgate::ingress::http::ListenAddress;
@@ -94,8 +95,10 @@ fn feed_settings(feed: Feed) -> FeedSettings {
         source: match feed.source {
             Source::Http(url) => SourceSettings::Http(url.parse().expect("a valid URL")),
             Source::Redis { url, key } => SourceSettings::Redis {
-                address: url.parse().expect("a valid URL"),
-                password: None,
+                server: RedisServer {
+                    address: url.parse().expect("a valid URL"),
+                    ..RedisServer::default()
+                },
                 key: key.parse().expect("a valid key"),
             },
         },

@@ -142,6 +142,9 @@ fn check(file: Option<&Path>) -> Result<(), Failure> {
     for open in config.open_to_anybody() {
         print_error(&open);
     }
+    for source in config.sources_explained() {
+        print_error(&tickgate_escape::line(&source));
+    }
     print_out(&format!("{}\n{}", config.to_toml(), Config::built_in_classes()));
     let name = file.map_or_else(|| "the default configuration".into(), Path::to_string_lossy);
     print_error(&tickgate_escape::line(&format!("{name}: valid")));

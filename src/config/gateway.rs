@@ -9,7 +9,7 @@ use super::secrets::OwnSecrets;
 use super::sections::{self, Endpoint, Server, Space};
 use super::value::milliseconds;
 use crate::auth::{KeySet, Secret};
-use crate::backend::{commands, feeds};
+use crate::backend::{commands, feeds, ingest};
 use crate::broker::{ClassTable, SharedSettings, nats};
 use crate::{admin, auth, gateway, hub, ingress, session};
 use tickgate_protocol::channel::{Classes, Pattern, Tenant, TenantNames, is_segment};
@@ -63,6 +63,7 @@ impl Config {
             auth: self.auth(),
             commands: self.commands(),
             feeds,
+            sources: self.sources(),
             otlp: sections.otlp.settings(),
         }
     }
@@ -244,6 +245,20 @@ impl Config {
         }
     }
 
+    fn sources(&self) -> ingest::Settings {
+        let spaces = self.sections.spaces().into_iter().zip(self.secrets.spaces());
+        let sources = spaces.flat_map(|(space, secrets)| {
+            let sources = space.sources.iter().zip(&secrets.sources);
+            let (tenant, event_bytes) = (space.tenant, space.limits.event_bytes);
+            sources.filter_map(move |(source, password)| source.settings(tenant, password.clone(), event_bytes))
+        });
+        ingest::Settings {
+            sources: sources.collect(),
+            // The gateway fills it in.
+            tenants: TenantNames::default(),
+        }
+    }
+
     fn commands(&self) -> commands::Settings {
         let spaces = self.sections.spaces().into_iter().zip(self.secrets.spaces());
         let routes = spaces.flat_map(|(space, secrets)| {
@@ -284,6 +299,7 @@ fn class_table(spaces: &[Space<'_>]) -> ClassTable {
         let classes = space.classes();
         text += &space.name.map(|name| format!("[{name}]\n")).unwrap_or_default();
         text += &kept(&classes);
+        text += &of_feeds(space.feeds);
         let tenant = space.name.map(|name| format!("{name}: ")).unwrap_or_default();
         let name = |pattern: &Pattern| format!("{tenant}{}", pattern.as_str());
         let classes = classes.entries().iter();
@@ -293,6 +309,21 @@ fn class_table(spaces: &[Space<'_>]) -> ClassTable {
         hash: xxhash_rust::xxh3::xxh3_64(text.as_bytes()),
         entries,
     }
+}
+
+/// What feeds decide about the classes of their channels, in any order.
+fn of_feeds(feeds: &[sections::Feed]) -> String {
+    let line = |feed: &sections::Feed| {
+        let channel = feed.channel.as_ref().map(ToString::to_string).unwrap_or_default();
+        let record_key = feed
+            .record_key
+            .as_ref()
+            .map_or_else(String::new, |key| format!(" record_key {key}"));
+        format!("[[feed]] {channel}{record_key}\n")
+    };
+    let mut lines: Vec<String> = feeds.iter().map(line).collect();
+    lines.sort_unstable();
+    lines.concat()
 }
 
 fn kept(classes: &Classes) -> String {

@@ -23,6 +23,7 @@
 
 mod check;
 mod declare;
+mod explain;
 mod gateway;
 mod problem;
 mod reload;

@@ -30,6 +30,7 @@ const RELOADED: &[&str] = &[
     "server.max_connections",
     "server.max_connections_per_ip",
     "server.trusted_proxies",
+    "source.",
     "tenant.auth.",
     "tenant.command.",
     "tenant.endpoint.",
@@ -44,6 +45,7 @@ const RELOADED: &[&str] = &[
     "tenant.limits.reply_bytes",
     "tenant.limits.reply_frames",
     "tenant.limits.subscriptions",
+    "tenant.source.",
 ];
 
 /// The sections that take effect without a restart if the hub can take them; see [`Changes::channels`].

@@ -43,6 +43,8 @@ pub(super) struct OwnSecrets {
     pub(super) commands: Vec<Option<Secret>>,
     /// The Redis password of each `[[feed]]`, in order.
     pub(super) feeds: Vec<Option<Secret>>,
+    /// The password of each `[[source]]`, in order.
+    pub(super) sources: Vec<Option<Secret>>,
 }
 
 impl OwnSecrets {
@@ -157,13 +159,19 @@ impl Search<'_, '_> {
             let name = format!("{prefix}feed[{index}].password");
             self.password(feed.password_env.as_deref(), feed.password_file.as_deref(), &name)
         });
+        let feeds = feeds.collect();
+        let sources = space.sources.iter().enumerate().map(|(index, source)| {
+            let name = format!("{prefix}source[{index}].password");
+            self.password(source.password_env.as_deref(), source.password_file.as_deref(), &name)
+        });
         OwnSecrets {
             keys,
             key_sets: space.auth.keys.iter().filter_map(Key::set).collect(),
             admin_key: None,
             viewer_key: None,
             commands,
-            feeds: feeds.collect(),
+            feeds,
+            sources: sources.collect(),
         }
     }
 

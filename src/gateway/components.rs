@@ -13,10 +13,11 @@ use crate::auth::verifier::{self, Verifier};
 use crate::auth::{Identity, Revocations};
 use crate::backend::commands::{self, CommandSource, Router};
 use crate::backend::feeds::{self, Feeds, Runner};
+use crate::backend::ingest::{self, Sources};
 use crate::backend::jwks::KeySets;
 use crate::backend::spans::Tracer;
 use crate::broker::nats::Nats;
-use crate::broker::{Broker, BrokerSample, Embedded, Listeners, Peers, SharedSettings};
+use crate::broker::{Broker, BrokerSample, Duties, Embedded, Listeners, Peers, SharedSettings, contend};
 use crate::hub::snapshot::{self, Snapshot, SnapshotWriter};
 use crate::hub::{Hub, Inbox};
 use crate::ingress::http::Verify;
@@ -49,6 +50,7 @@ pub(super) struct Components {
     pub(super) broker: Arc<dyn Broker>,
     /// The other gateways, if there may be some.
     pub(super) peers: Option<Arc<dyn Peers>>,
+    pub(super) duties: Duties,
     pub(super) broker_sample: Box<dyn Fn() -> BrokerSample + Send + Sync>,
     pub(super) verifier: Arc<Verifier>,
     pub(super) key_sets: Arc<KeySets>,
@@ -56,6 +58,8 @@ pub(super) struct Components {
     pub(super) feeds: Arc<Feeds>,
     pub(super) tracer: Tracer,
     pub(super) feed_runner: Runner,
+    pub(super) sources: Arc<Sources>,
+    pub(super) source_runner: ingest::Runner,
     pub(super) shards: Vec<ShardHandle>,
     pub(super) shard_threads: Vec<JoinHandle<()>>,
 }
@@ -114,9 +118,9 @@ impl Components {
         let verifier = Arc::new(verifier);
         let seen = HealthSeen::new(clock);
         let listeners = || {
-            let (foreign, learner, tenants) = (Arc::clone(&seen), Arc::clone(&verifier), settings.tenant_names());
+            let (applied, learner, tenants) = (Arc::clone(&seen), Arc::clone(&verifier), settings.tenant_names());
             Listeners {
-                foreign: Box::new(move |channel: &Channel| foreign.note(channel)),
+                applied: Box::new(move |channel: &Channel| applied.note(channel)),
                 learn: Box::new(move |fact| admin::learn(&learner, &tenants, fact)),
             }
         };
@@ -135,7 +139,14 @@ impl Components {
                 (started.clone(), Some(started), Box::new(move || sampled.sample()))
             }
         };
-        let watch = Arc::new(HealthWatch::new(carrier, seen));
+        let watch = HealthWatch::new(carrier, seen);
+        let (duties, watch) = match &peers {
+            Some(peers) => {
+                let duties = contend(Arc::clone(peers), runtime);
+                (duties.clone(), Arc::new(watch.among_others(duties)))
+            }
+            None => (Duties::alone(), Arc::new(watch)),
+        };
         let broker: Arc<dyn Broker> = Arc::clone(&watch) as Arc<dyn Broker>;
         let key_sets = KeySets::start(settings.key_sets.clone(), Arc::clone(&verifier), runtime.clone());
         let tracer = settings
@@ -164,7 +175,19 @@ impl Components {
             tenants: settings.tenant_names(),
             ..settings.feeds.clone()
         };
-        let (feeds, feed_runner) = Runner::new(feed_settings, Arc::clone(&hub), Arc::clone(&broker), clock);
+        let (feeds, feed_runner) = Runner::new(
+            feed_settings,
+            Arc::clone(&hub),
+            Arc::clone(&broker),
+            clock,
+            (duties.clone(), peers.clone()),
+        );
+        let source_settings = ingest::Settings {
+            tenants: settings.tenant_names(),
+            ..settings.sources.clone()
+        };
+        let (sources, source_runner) =
+            ingest::Runner::new(source_settings, Arc::clone(&broker), duties.clone(), &settings.node);
         let limit = match settings.memory_bytes {
             0 => memory::default_budget(settings.hub.state.bytes as u64),
             bytes => bytes,
@@ -178,6 +201,7 @@ impl Components {
             watch,
             broker,
             peers,
+            duties,
             broker_sample,
             verifier,
             key_sets: Arc::new(key_sets),
@@ -185,6 +209,8 @@ impl Components {
             feeds,
             tracer,
             feed_runner,
+            sources,
+            source_runner,
             shards,
             shard_threads: Vec::new(),
         };

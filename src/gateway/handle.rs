@@ -217,8 +217,9 @@ impl Handle {
     fn drain_shards(&self, over_ms: u64) {
         let shared = &*self.0;
         if let Some(peers) = &shared.reload.peers {
-            // Other gateways answer them from now on.
+            // Other gateways answer requests and have the duties from now on.
             peers.stop_answering();
+            shared.reload.duties.give_up();
         }
         shared.tasks.lock().commands_wait = Duration::from_millis(over_ms).min(LAST_REQUESTS);
         for shard in &shared.shards {

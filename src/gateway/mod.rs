@@ -39,7 +39,7 @@ use self::serving::Serving;
 use crate::admin::Admin;
 use crate::admin::self_report::SelfReport;
 use crate::admin::statistics::Statistics;
-use crate::backend::{commands, feeds, jwks, spans};
+use crate::backend::{commands, feeds, ingest, jwks, spans};
 use crate::broker::SharedSettings;
 use crate::hub::snapshot::{self, LastRecords, SnapshotWriter};
 use crate::ingress::http::{BodyRoom, Health, Inherited, LocalAddress, monotonic};
@@ -120,6 +120,8 @@ pub struct Settings {
     pub commands: commands::Settings,
     /// The feeds that the gateway polls.
     pub feeds: feeds::Settings,
+    /// The sources whose messages become events.
+    pub sources: ingest::Settings,
     /// The collector of spans; `None`: no spans are recorded.
     pub otlp: Option<spans::Settings>,
 }
@@ -223,6 +225,7 @@ impl Gateway {
                 shards: components.shards.clone(),
                 router: Arc::clone(&components.router),
                 feeds: Arc::clone(&components.feeds),
+                sources: Arc::clone(&components.sources),
                 broker_sample: components.broker_sample,
                 key_sets: Arc::clone(&components.key_sets),
                 snapshot: snapshot_metrics.unwrap_or_default(),
@@ -239,12 +242,14 @@ impl Gateway {
         }
         let reload = Reload {
             peers: components.peers,
+            duties: components.duties,
             tenants,
             listeners: names,
             shared_classes: settings.shared.as_ref().map(SharedSettings::classes),
             clock: components.clock,
             hub: Arc::clone(&components.hub),
             feeds: components.feeds,
+            sources: components.sources,
             ingress: Arc::clone(&ingress),
             admin: Arc::clone(&admin),
             verifier: components.verifier,
@@ -307,6 +312,7 @@ impl Gateway {
             );
         }
         handle.watch("the feeds", main.spawn(components.feed_runner.run()));
+        handle.watch("the sources", main.spawn(components.source_runner.run()));
         let (hub, broker, clock) = (components.hub, components.broker, components.clock);
         handle.watch(
             "the expiry",

@@ -10,8 +10,9 @@ use crate::admin::Admin;
 use crate::auth::verifier::Verifier;
 use crate::backend::commands::Router;
 use crate::backend::feeds::Feeds;
+use crate::backend::ingest::Sources;
 use crate::backend::jwks::KeySets;
-use crate::broker::{Peers, SharedSettings};
+use crate::broker::{Duties, Peers, SharedSettings};
 use crate::hub::{ClassesKept, Hub};
 use crate::ingress::http::ListenerNames;
 use crate::ingress::{Ingress, SelectionError, check_endpoints};
@@ -21,6 +22,7 @@ use tickgate_protocol::channel::TenantNames;
 /// The parts of a running gateway that take new settings.
 pub(super) struct Reload {
     pub(super) peers: Option<Arc<dyn Peers>>,
+    pub(super) duties: Duties,
     pub(super) tenants: TenantNames,
     pub(super) listeners: Vec<ListenerNames>,
     /// The hash of the classes that all gateways of a broker must have.
@@ -28,6 +30,7 @@ pub(super) struct Reload {
     pub(super) clock: Clock,
     pub(super) hub: Arc<Hub>,
     pub(super) feeds: Arc<Feeds>,
+    pub(super) sources: Arc<Sources>,
     pub(super) ingress: Arc<Ingress>,
     pub(super) admin: Arc<Admin>,
     pub(super) verifier: Arc<Verifier>,
@@ -58,7 +61,7 @@ pub enum ChannelsKept {
 }
 
 impl Reload {
-    /// Replaces the keys and rules for tokens, the routes of commands, the longest event, the classes and feeds, and the
+    /// Replaces the keys and rules for tokens, the routes of commands, the longest event, the classes and feeds, the sources, and the
     /// settings of the public side, which hold for connections that are accepted from now on. Returns why the classes and
     /// feeds stay, if they do.
     ///
@@ -87,6 +90,7 @@ impl Reload {
         self.verifier.replace(settings.token_rules());
         self.router
             .replace(settings.commands.routes, settings.commands.reply_bytes_max);
+        self.sources.replace(settings.sources.sources);
         self.ingress.replace(settings.ingress);
         let why = kept.as_ref().map(ToString::to_string);
         self.admin

@@ -5,9 +5,11 @@ use std::time::Duration;
 use tickgate::auth::{self, KeySet};
 use tickgate::backend::commands::{BackendUrl, HttpSettings, RouteSettings, Target};
 use tickgate::backend::feeds::{FeedSettings, PublishMode, SourceSettings};
+use tickgate::backend::ingest;
 use tickgate::backend::jwks::{Location, SetSettings};
+use tickgate::backend::redis::RedisServer;
 use tickgate::gateway::TenantSettings;
-use tickgate_protocol::channel::Pattern;
+use tickgate_protocol::channel::{Pattern, Tenant};
 
 use super::gateway::start;
 
@@ -88,6 +90,26 @@ pub(crate) fn page() -> String {
             publish: PublishMode::Everything,
             interval: Duration::from_secs(1),
             timeout: Duration::from_secs(1),
+        }];
+        settings.sources.sources = vec![ingest::SourceSettings {
+            tenant: Tenant::DEFAULT,
+            channel: "ticks.{2}".parse().expect("a template"),
+            event: "tick".parse().expect("a name"),
+            origin: ingest::Origin::Redis {
+                server: RedisServer {
+                    address: "redis://127.0.0.1:9".parse().expect("an address"),
+                    ..RedisServer::default()
+                },
+                from: "pattern:ticks:*".parse().expect("a pattern"),
+                stream: ingest::StreamSettings {
+                    consumer: "tickgate".into(),
+                    subject: None,
+                    start: ingest::Start::New,
+                },
+            },
+            data: None,
+            record_key: None,
+            event_bytes: 1024,
         }];
     });
     let page = gateway.admin_as(None, "GET", "/metrics", "", b"");

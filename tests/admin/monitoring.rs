@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 use tickgate::backend::commands::breaker::CircuitState;
 use tickgate::backend::feeds::FeedState;
+use tickgate::backend::ingest::SourceState;
 
 use super::metrics::page;
 
@@ -150,6 +151,7 @@ fn the_alerts_and_the_dashboard_use_metrics_that_a_gateway_has() {
     for (name, state) in [
         ("tickgate_backend_circuit", CircuitState::Open.as_str()),
         ("tickgate_feed_state", FeedState::Failing.as_str()),
+        ("tickgate_source_state", SourceState::Failing.as_str()),
     ] {
         let labels = known.get_mut(name).expect("a metric");
         labels.get_mut("state").expect("a label").insert(state.to_owned());

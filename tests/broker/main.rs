@@ -6,8 +6,15 @@ mod gateway;
 #[path = "../support/nats_server.rs"]
 mod nats_server;
 
+#[path = "../support/sources.rs"]
+mod http_source;
+#[path = "../support/redis_server.rs"]
+mod redis_server;
+
 mod faults;
+mod feeds;
 mod gateways;
+mod ingest;
 mod latency;
 mod node;
 mod requests;

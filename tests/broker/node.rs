@@ -170,7 +170,7 @@ impl Node {
         let (shard, mailbox) = mailbox(Arc::clone(inbox.doorbell()), Arc::default());
         let parts = (Arc::clone(&hub), vec![shard]);
         let nobody = Listeners {
-            foreign: Box::new(|_| {}),
+            applied: Box::new(|_| {}),
             learn: Box::new(|_| true),
         };
         let nats = Nats::start(settings, parts, clock, runtime.handle(), nobody)?;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tickgate::auth::{self, Algorithm, Grant, Key, KeySet, Mode, mint};
-use tickgate::backend::{commands, feeds};
+use tickgate::backend::{commands, feeds, ingest};
 use tickgate::gateway::{Gateway, Settings};
 use tickgate::ingress::{AllowedOrigins, Endpoint, Selector, TokenRefusal, TrustedProxies};
 use tickgate::session::limits::Limits;
@@ -114,6 +114,7 @@ pub(crate) fn settings() -> Settings {
         auth,
         commands: commands::Settings::default(),
         feeds: feeds::Settings::default(),
+        sources: ingest::Settings::default(),
     }
 }
 

@@ -7,6 +7,9 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use tickgate::auth::Secret;
+use tickgate::backend::redis::RedisServer;
+
 /// A Redis server in a temporary directory, without persistence.
 pub(crate) struct Redis {
     port: u16,
@@ -38,6 +41,23 @@ impl Redis {
         format!("redis://127.0.0.1:{}/0", self.port)
     }
 
+    /// The server as the default user without a password.
+    pub(crate) fn server(&self) -> RedisServer {
+        RedisServer {
+            address: self.address().parse().expect("an address"),
+            ..RedisServer::default()
+        }
+    }
+
+    /// The server as this user, or as the default user, with this password.
+    pub(crate) fn server_as(&self, user: Option<&str>, password: &str) -> RedisServer {
+        RedisServer {
+            user: user.map(Into::into),
+            password: Some(Secret::new(password.as_bytes())),
+            ..self.server()
+        }
+    }
+
     /// Runs one command, which must succeed.
     pub(crate) fn run(&self, command: &[&str]) {
         self.ask(command);
@@ -45,6 +65,13 @@ impl Redis {
 
     /// Runs one command, which must succeed, and returns the first line of the reply.
     pub(crate) fn ask(&self, command: &[&str]) -> String {
+        let answer = self.ask_any(command);
+        assert!(answer.starts_with([':', '+', '$']), "{command:?}: {answer}");
+        answer
+    }
+
+    /// Runs one command, whatever the reply is.
+    pub(crate) fn ask_any(&self, command: &[&str]) -> String {
         let mut request = format!("*{}\r\n", command.len());
         for part in command {
             request.push_str(&format!("${}\r\n{part}\r\n", part.len()));
@@ -53,8 +80,17 @@ impl Redis {
         stream.write_all(request.as_bytes()).expect("sent");
         let mut answer = String::new();
         BufReader::new(stream).read_line(&mut answer).expect("an answer");
-        assert!(answer.starts_with([':', '+', '$']), "{command:?}: {answer}");
         answer.trim_end().to_owned()
+    }
+
+    /// The entries of a stream that were delivered to a group and are not confirmed.
+    pub(crate) fn pending(&self, stream: &str, group: &str) -> u64 {
+        let mut connection = TcpStream::connect(("127.0.0.1", self.port)).expect("connected");
+        let request = format!("XPENDING {stream} {group}\r\n");
+        connection.write_all(request.as_bytes()).expect("sent");
+        let lines = BufReader::new(connection).lines().map_while(Result::ok);
+        let mut numbers = lines.filter_map(|line| line.strip_prefix(':')?.parse().ok());
+        numbers.next().expect("a number")
     }
 
     /// A number of `INFO`.

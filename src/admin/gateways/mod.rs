@@ -20,6 +20,7 @@ use self::members::{FORMAT, Member, Members, TELL_MS};
 use super::Admin;
 use super::access::{Viewer, forbidden};
 use super::overview::{Check, Status};
+use crate::backend::feeds::Feeds;
 use crate::broker::{Peers, Reply, Service, Taken};
 use crate::ingress::http::response::{self, HttpResponse};
 
@@ -231,6 +232,10 @@ fn services(admin: &Weak<Admin>) -> Vec<Service> {
         }),
         service((STATE, false), admin, |admin, request| async move {
             admin.note_gateway(&request.payload);
+            Reply::default()
+        }),
+        service((Feeds::TOPIC, false), admin, |admin, request| async move {
+            admin.parts.feeds.hear(request.payload);
             Reply::default()
         }),
         service((ORDERS, false), admin, |admin, request| async move {

@@ -2,6 +2,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::broker::Embedded;
+use crate::broker::lease::Contender;
 use crate::hub::{Hub, Inbox, Settings};
 use crate::metrics::ShardMetrics;
 use crate::shard::mailbox::ConnectionId;
@@ -27,6 +28,10 @@ fn rig() -> Rig {
 }
 
 fn rig_with(tenants: &[&str]) -> Rig {
+    rig_of(tenants, |watch| watch)
+}
+
+fn rig_of(tenants: &[&str], change: impl FnOnce(HealthWatch) -> HealthWatch) -> Rig {
     let tenants = TenantNames::new(tenants.iter().map(|name| (*name).into()).collect());
     let (hub, mut inboxes) = Hub::new(Settings::default(), 1, |_, _| Bytes::new());
     let inbox = inboxes.remove(0);
@@ -35,10 +40,8 @@ fn rig_with(tenants: &[&str]) -> Rig {
     let clock = Clock::start();
     let now = clock.now();
     let statistics = Arc::new(Statistics::new(hub.clone(), vec![handle], &tenants, now));
-    let watch = Arc::new(HealthWatch::new(
-        Arc::new(Embedded::new(hub, clock)),
-        HealthSeen::new(clock),
-    ));
+    let watch = HealthWatch::new(Arc::new(Embedded::new(hub, clock)), HealthSeen::new(clock));
+    let watch = Arc::new(change(watch));
     let report = SelfReport::new("edge-1", &tenants, statistics, watch.clone(), || "ok").expect("a segment");
     Rig {
         report,
@@ -59,6 +62,10 @@ fn backend_health() -> NewEvent {
     }
 }
 
+fn all((health, own): (Vec<NewEvent>, Vec<NewEvent>)) -> Vec<NewEvent> {
+    health.into_iter().chain(own).collect()
+}
+
 fn channels(events: &[NewEvent]) -> Vec<&str> {
     events.iter().map(|event| event.channel.as_str()).collect()
 }
@@ -75,7 +82,7 @@ fn a_report_has_the_health_and_the_statistics() {
     metrics.connections.add(3);
     metrics.deliveries.bump(1_000);
     metrics.ended(Tenant::DEFAULT, Disconnect::HeartbeatTimeout);
-    let events = report.report(now.after_ms(INTERVAL_MS));
+    let events = all(report.report(now.after_ms(INTERVAL_MS)));
     assert_eq!(channels(&events), ["system.health", "system.gateway.edge-1"]);
     assert!(
         events
@@ -102,7 +109,7 @@ fn the_gateway_leaves_health_to_a_backend_that_publishes_it() {
     let Rig { report, watch, now, .. } = rig();
     watch.seen.at[0].store(now.mono_ms + 1, Relaxed);
     for (later, own_only) in [(0, true), (BACKEND_HEALTH_MS - 1, true), (BACKEND_HEALTH_MS, false)] {
-        let events = report.report(now.after_ms(later));
+        let events = all(report.report(now.after_ms(later)));
         assert_eq!(channels(&events) == ["system.gateway.edge-1"], own_only, "{later}");
     }
 }
@@ -132,14 +139,14 @@ fn each_tenant_has_a_health_of_its_own_unless_its_backends_publish_it() {
             .collect::<Vec<_>>()
     };
     let counts = |tenant, connections, subscriptions| (tenant, [Some(connections), Some(subscriptions)]);
-    let events = report.report(now.after_ms(INTERVAL_MS));
+    let events = all(report.report(now.after_ms(INTERVAL_MS)));
     let expected = [counts(Tenant::DEFAULT, 0, 2), counts(one, 0, 0), counts(two, 4, 7)];
     assert_eq!(health(&events), expected);
     watch.note(&NewEvent {
         channel: backend_health().channel.in_tenant(one),
         ..backend_health()
     });
-    let events = report.report(now.after_ms(2 * INTERVAL_MS));
+    let events = all(report.report(now.after_ms(2 * INTERVAL_MS)));
     let expected = [counts(Tenant::DEFAULT, 0, 2), counts(two, 4, 7)];
     assert_eq!(health(&events), expected);
 }
@@ -185,6 +192,32 @@ fn a_report_is_published_every_five_seconds() {
         running.abort();
     });
     assert_eq!(inbox.len(), 3);
+}
+
+#[test]
+fn of_several_gateways_only_the_one_with_the_duties_reports_the_health() {
+    let (_contender, duties) = Contender::new();
+    let rig = rig_of(&[], |watch| watch.among_others(duties));
+    let (report, mut inbox) = (rig.report, rig.inbox);
+    inbox.join(&Pattern::parse("system.*").expect("valid"));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        let running = tokio::spawn(report.run());
+        tokio::time::sleep(Duration::from_millis(3 * INTERVAL_MS + 1)).await;
+        running.abort();
+    });
+    let mut channels = Vec::new();
+    while let Some(popped) = inbox.pop() {
+        channels.push(popped.event.channel.as_str().to_owned());
+    }
+    assert_eq!(channels, ["system.gateway.edge-1"; 3]);
+    // Backends are noticed when the broker has applied what they published.
+    runtime.block_on(rig.watch.publish(vec![backend_health()]));
+    assert_eq!(rig.watch.last_seen_ms(Tenant::DEFAULT), None);
 }
 
 #[test]

@@ -13,8 +13,8 @@ use crate::auth::{Algorithm, Key, KeySet};
 use crate::backend::commands::Router;
 use crate::backend::feeds::Runner;
 use crate::backend::jwks::KeySets;
-use crate::backend::{commands, feeds};
-use crate::broker::Embedded;
+use crate::backend::{commands, feeds, ingest};
+use crate::broker::{Duties, Embedded};
 use crate::ingress::http::LocalAddress;
 use crate::ingress::tests::{answer, exchange, until};
 use crate::shard::mailbox::{Mailbox, mailbox};
@@ -68,14 +68,21 @@ pub(super) fn fixture(change: impl FnOnce(&mut Settings)) -> Fixture {
         Arc::clone(&broker),
         tokio::runtime::Handle::current(),
     );
-    let (feeds, _) = Runner::new(feeds::Settings::default(), Arc::clone(&hub), Arc::clone(&broker), clock);
+    let alone = (Duties::alone(), None);
+    let (feeds, _) = Runner::new(
+        feeds::Settings::default(),
+        Arc::clone(&hub),
+        Arc::clone(&broker),
+        clock,
+        alone,
+    );
     let bodies = body_room(&settings);
     let parts = Parts {
         node: "test".into(),
         verifier,
         health: Arc::new(Health::new(Arc::clone(&broker), None)),
         snapshot: Arc::default(),
-        broker,
+        broker: Arc::clone(&broker),
         broker_sample: Box::new(Default::default),
         hub: Arc::clone(&hub),
         statistics: Arc::new(Statistics::new(
@@ -87,6 +94,7 @@ pub(super) fn fixture(change: impl FnOnce(&mut Settings)) -> Fixture {
         shards,
         router: Arc::new(router),
         feeds,
+        sources: ingest::Runner::new(ingest::Settings::default(), Arc::clone(&broker), Duties::alone(), "n").0,
         key_sets: Arc::new(key_sets),
         ingress: Arc::default(),
         bodies,

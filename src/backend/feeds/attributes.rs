@@ -8,10 +8,10 @@ use super::failure::PollFailure;
 use tickgate_protocol::json::{RecordKey, Scratch, check_value, push_string};
 
 /// The fields and values of one hash.
-pub(super) type Hash = Vec<(String, String)>;
+pub(in crate::backend) type Hash = Vec<(String, String)>;
 
 /// A hash as one object, with its fields in order. `key` are the fields that name a record.
-pub(super) fn object(mut hash: Hash, key: Option<&RecordKey>) -> String {
+pub(in crate::backend) fn object(mut hash: Hash, key: Option<&RecordKey>) -> String {
     hash.sort_unstable();
     let names_record = |field: &str| key.is_some_and(|key| key.fields().iter().any(|name| **name == *field));
     let mut out = Vec::from(b"{");

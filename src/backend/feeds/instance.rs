@@ -9,6 +9,7 @@ use super::change::LastResponse;
 use super::poll::PollStart;
 use super::schedule::Schedule;
 use super::{PublishMode, Pushed};
+use crate::broker::Fence;
 use crate::event::Event;
 use tickgate_protocol::channel::Channel;
 
@@ -18,8 +19,10 @@ pub(super) struct Instance {
     pub(super) channel: Channel,
     /// The value that fills the placeholder.
     pub(super) value: Option<Box<str>>,
-    /// Whether the channel has subscribers.
+    /// Whether the channel has subscribers here.
     pub(super) wanted: bool,
+    /// Until when other gateways are taken to have subscribers, in milliseconds of the runner's clock.
+    pub(super) elsewhere_ms: u64,
     pub(super) running: bool,
     /// Whether the key is in the feed's list of those that wait for a slot.
     pub(super) waiting: bool,
@@ -44,6 +47,7 @@ impl Instance {
             channel: channel.clone(),
             value: value.map(Into::into),
             wanted: false,
+            elsewhere_ms: 0,
             running: false,
             waiting: false,
             newcomers: false,
@@ -54,6 +58,11 @@ impl Instance {
             pushes: Vec::new(),
             poll: None,
         }
+    }
+
+    /// Whether the channel has subscribers, here or elsewhere.
+    pub(super) fn is_wanted(&self, now_ms: u64) -> bool {
+        self.wanted || now_ms < self.elsewhere_ms
     }
 
     /// Aborts the poll under way.
@@ -74,7 +83,12 @@ impl Instance {
     }
 
     /// Begins a poll. `kept` is the event that the hub gives to newcomers, if it is one of this feed.
-    pub(super) fn begin(&mut self, key: usize, mode: &PublishMode, kept: Option<&Event>) -> PollStart {
+    pub(super) fn begin(
+        &mut self,
+        (key, now_ms, fence): (usize, u64, Option<Fence>),
+        mode: &PublishMode,
+        kept: Option<&Event>,
+    ) -> PollStart {
         let mut last = mem::take(&mut self.last);
         if last.is_none()
             && let Some(kept) = kept
@@ -93,7 +107,8 @@ impl Instance {
             // Without a kept value only a full response gives newcomers the state. The others get it again.
             full: newcomers && kept.is_none() || !pushes.is_empty(),
             newcomers,
-            wanted: self.wanted,
+            wanted: self.is_wanted(now_ms),
+            fence,
             last,
             pushes,
         }

@@ -15,8 +15,11 @@
 //!    `system.log`.
 //!
 //! One task owns all instances, and each poll under way has a task of its own.
+//!
+//! Of several gateways that share a broker, the one with the [`Duties`] polls for the clients of all. The others tell it
+//! which channels they want (`runner/share.rs`).
 
-mod attributes;
+pub(super) mod attributes;
 mod change;
 mod failure;
 mod health;
@@ -32,9 +35,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
+use bytes::Bytes;
 use parking_lot::RwLock;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::broker::Duties;
 use crate::session::RefusedValue;
 use tickgate_protocol::channel::{ChannelTemplate, Class, Classes, Overflow, Pattern, TenantNames};
 use tickgate_protocol::json::RecordKey;
@@ -42,7 +47,7 @@ use tickgate_protocol::json::RecordKey;
 pub use health::FeedState;
 pub use metrics::{FeedCounts, FeedSample};
 pub use runner::Runner;
-pub use source::{RedisAddress, RedisKey, SourceSettings, UrlTemplate};
+pub use source::{RedisKey, SourceSettings, UrlTemplate};
 
 use metrics::FeedMetrics;
 
@@ -219,9 +224,25 @@ pub struct Feeds {
     wanted: watch::Sender<Vec<FeedSettings>>,
     metrics: Arc<RwLock<Vec<Arc<FeedMetrics>>>>,
     event_bytes: Arc<AtomicUsize>,
+    duties: Duties,
+    heard: mpsc::Sender<Bytes>,
 }
 
 impl Feeds {
+    /// What gateways tell each other about feeds is told under this topic.
+    pub const TOPIC: &str = "gateways.feeds";
+
+    /// Whether this gateway polls. Of several gateways, one does so for the clients of all.
+    #[must_use]
+    pub fn are_polled_here(&self) -> bool {
+        self.duties.fence().is_some()
+    }
+
+    /// Takes what a gateway told. Without room it is lost, and will be told again.
+    pub fn hear(&self, told: Bytes) {
+        let _ = self.heard.try_send(told);
+    }
+
     /// Replaces [`Settings::event_bytes`], for polls that begin from now on.
     pub fn set_event_bytes(&self, bytes: usize) {
         self.event_bytes.store(bytes, Relaxed);

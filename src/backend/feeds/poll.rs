@@ -13,7 +13,7 @@ use super::failure::PollFailure;
 use super::metrics::FeedMetrics;
 use super::source::{Connections, Source};
 use super::{FeedSettings, PushError, Pushed};
-use crate::broker::Broker;
+use crate::broker::{Broker, Fence};
 use crate::event::{NewEvent, PublishOptions};
 use crate::pause;
 use crate::time::unix_ms;
@@ -46,6 +46,8 @@ pub(super) struct PollStart {
     pub(super) newcomers: bool,
     // Whether the channel has subscribers.
     pub(super) wanted: bool,
+    // That of the gateway's duties; `None`: another gateway has them, and an operator asked this one.
+    pub(super) fence: Option<Fence>,
     pub(super) last: LastResponse,
     pub(super) pushes: Vec<oneshot::Sender<Pushed>>,
 }
@@ -178,7 +180,10 @@ impl Poller {
         };
         let events: Vec<NewEvent> = changes.events.into_iter().map(event).collect();
         if !events.is_empty() {
-            let outcomes = broker.publish(events).await;
+            let outcomes = match poll.fence {
+                Some(fence) => broker.publish_fenced(events, fence).await,
+                None => broker.publish(events).await,
+            };
             let published = outcomes.iter().flatten().count();
             if published < outcomes.len() {
                 // The next poll publishes the whole value again.

@@ -3,7 +3,9 @@
 //! Invariant: a channel is polled when it is due and has subscribers or an operator waits for it, and never twice at a
 //! time. A channel without subscribers is forgotten as soon as a new subscriber could not cause a poll too early.
 
+mod push;
 mod replace;
+mod share;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
@@ -13,20 +15,22 @@ use std::time::Duration;
 
 use parking_lot::RwLock;
 use slab::Slab;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
+use self::share::Share;
 use super::failure::PollFailure;
 use super::health::{FeedState, Health};
 use super::instance::Instance;
 use super::metrics::{FeedCounters, FeedMetrics};
 use super::poll::{PollEnd, Poller};
-use super::report::Reports;
+use super::report;
 use super::schedule::{Pace, Schedule};
 use super::source::Connections;
-use super::{FeedSettings, Feeds, PUSHES_MAX, Push, PushRefused, SLOTS, Settings};
-use crate::broker::Broker;
+use super::{FeedSettings, Feeds, PUSHES_MAX, Push, SLOTS, Settings};
+use crate::backend::report::Reports;
+use crate::broker::{Broker, Duties, Fence, Peers};
 use crate::event::Event;
 use crate::hub::{Hub, InterestWatch};
 use crate::time::Clock;
@@ -81,13 +85,23 @@ pub struct Runner {
     started: Instant,
     // The hub's clock.
     clock: Clock,
+    duties: Duties,
+    // That of the duties, as far as the runner has taken notice.
+    fence: Option<Fence>,
+    share: Share,
 }
 
 impl Runner {
     /// Creates the feeds of a gateway and the handle to them. They run on a tokio runtime.
     ///
     /// The runner watches the hub from now on, so it must be created before the first connection can subscribe.
-    pub fn new(settings: Settings, hub: Arc<Hub>, broker: Arc<dyn Broker>, clock: Clock) -> (Arc<Feeds>, Self) {
+    pub fn new(
+        settings: Settings,
+        hub: Arc<Hub>,
+        broker: Arc<dyn Broker>,
+        clock: Clock,
+        (duties, peers): (Duties, Option<Arc<dyn Peers>>),
+    ) -> (Arc<Feeds>, Self) {
         let templates = Arc::<RwLock<Vec<ChannelTemplate>>>::default();
         let concerns = {
             let templates = Arc::clone(&templates);
@@ -98,6 +112,7 @@ impl Runner {
         let event_bytes = Arc::new(AtomicUsize::new(settings.event_bytes));
         let (sender, pushes) = mpsc::channel(PUSHES_MAX);
         let (wanted_sender, wanted) = watch::channel(settings.feeds.clone());
+        let (share, heard) = Share::new(peers);
         let mut runner = Self {
             hub,
             watch,
@@ -116,6 +131,9 @@ impl Runner {
             event_bytes: Arc::clone(&event_bytes),
             started: Instant::now(),
             clock,
+            fence: duties.fence(),
+            duties: duties.clone(),
+            share,
         };
         runner.replace(settings.feeds);
         let handle = Feeds {
@@ -123,6 +141,8 @@ impl Runner {
             wanted: wanted_sender,
             metrics,
             event_bytes,
+            duties,
+            heard,
         };
         (Arc::new(handle), runner)
     }
@@ -150,12 +170,16 @@ impl Runner {
     /// Runs until the task is aborted, which also aborts the polls under way.
     pub async fn run(mut self) {
         let reports = Reports::start(Arc::clone(&self.broker));
+        self.share.start();
         loop {
             let due = self.next_due();
             tokio::select! {
                 changed = interest_changed(self.watch.as_deref()) => self.update_interest(changed),
                 Some(end) = self.polls.join_next() => self.poll_ended(end, &reports),
                 Some(push) = self.pushes.recv() => self.push(push),
+                Some(told) = self.share.heard.recv() => self.hear(&told),
+                () = share::duties_changed(&mut self.duties, self.fence) => self.take_duties(),
+                () = share::full_due(&mut self.share.full) => self.tell_all(),
                 Ok(()) = self.wanted.changed() => {
                     let wanted = self.wanted.borrow_and_update().clone();
                     self.replace(wanted);
@@ -163,6 +187,7 @@ impl Runner {
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
             }
             self.start_due(&reports);
+            self.share.tell_news(&self.tenants);
         }
     }
 
@@ -235,6 +260,8 @@ impl Runner {
             } else if !joined {
                 return;
             }
+            self.share.note_wanted(channel);
+            let instance = &mut self.instances[key];
             instance.newcomers = true;
             // The newcomer has the value already if the hub keeps one. Then it waits for the next poll, as the others do.
             if !joined_others || self.kept(key).is_none() {
@@ -275,44 +302,6 @@ impl Runner {
         Some(key)
     }
 
-    /// Makes the channels that an operator named due now.
-    fn push(&mut self, push: Push) {
-        let now_ms = self.now_ms();
-        let (mut known, mut refused, mut polls) = (false, false, Vec::new());
-        for index in 0..self.feeds.len() {
-            let template = &self.feeds[index].poller.settings.channel;
-            if !template.can_match(&push.channels) {
-                continue;
-            }
-            known = true;
-            let channels = match (template.fixed(), push.channels.is_exact()) {
-                (Some(channel), _) => vec![channel.clone()],
-                (None, true) => push.channels.to_channel().into_iter().collect(),
-                (None, false) => {
-                    let live = self.feeds[index].channels.iter();
-                    let live = live.filter(|(_, key)| self.instances[**key].wanted);
-                    live.map(|(channel, _)| channel.clone()).collect()
-                }
-            };
-            for channel in channels {
-                let Some(key) = self.instance(index, &channel) else {
-                    refused = true;
-                    continue;
-                };
-                let (sender, result) = oneshot::channel();
-                polls.push((channel.as_str().into(), result));
-                self.instances[key].pushes.push(sender);
-                self.reschedule(key, |schedule, _| schedule.push_requested(now_ms));
-            }
-        }
-        // The receiver is gone when the operator's request was dropped meanwhile.
-        let _ = push.reply.send(match (known, refused && polls.is_empty()) {
-            (false, _) => Err(PushRefused::Unknown),
-            (true, true) => Err(PushRefused::Value),
-            (true, false) => Ok(polls),
-        });
-    }
-
     /// Starts the polls that are due, as long as there are free slots.
     fn start_due(&mut self, reports: &Reports) {
         let now_ms = self.now_ms();
@@ -341,10 +330,16 @@ impl Runner {
 
     /// Starts a poll, or forgets the instance when it has neither subscribers nor pushes.
     fn start(&mut self, key: usize, now_ms: u64, reports: &Reports) {
-        let instance = &self.instances[key];
-        if !instance.wanted && instance.pushes.is_empty() {
+        let instance = &mut self.instances[key];
+        if !instance.is_wanted(now_ms) && instance.pushes.is_empty() {
             return self.forget(key, reports);
         }
+        if self.fence.is_none() && instance.pushes.is_empty() {
+            // Another gateway polls.
+            instance.schedule.passed_over(self.feeds[instance.feed].pace, now_ms);
+            return self.enter(key);
+        }
+        let instance = &self.instances[key];
         let wants_kept = instance.wants_kept(&self.feeds[instance.feed].poller.settings.publish);
         let kept = wants_kept.then(|| self.kept(key)).flatten();
         let instance = &mut self.instances[key];
@@ -354,7 +349,11 @@ impl Runner {
         }
         feed.in_flight += 1;
         feed.counters().in_flight.add(1);
-        let poll = instance.begin(key, &feed.poller.settings.publish, kept.as_deref());
+        let poll = instance.begin(
+            (key, now_ms, self.fence),
+            &feed.poller.settings.publish,
+            kept.as_deref(),
+        );
         let (poller, broker) = (Arc::clone(&feed.poller), Arc::clone(&self.broker));
         instance.poll = Some(self.polls.spawn(async move { poller.run(poll, &*broker).await }));
     }
@@ -393,7 +392,7 @@ impl Runner {
         let last = feed.health.change(before, now)?;
         let metrics = feed.poller.metrics();
         metrics.set_state(feed.health.state());
-        reports.changed(metrics, last, &feed.health, channel.as_str(), failure);
+        report::changed(reports, metrics, last, &feed.health, (channel.as_str(), failure));
         Some(last)
     }
 
@@ -422,13 +421,14 @@ impl Runner {
                 instance.schedule.succeeded(pace, now_ms, chance);
                 // An unchanged value is confirmed too, so that new subscribers still get it.
                 if !end.says_nothing {
-                    self.hub
-                        .confirm_last(&instance.channel, feed.poller.fresh_ms(), self.clock.now());
+                    let fresh_ms = feed.poller.fresh_ms();
+                    self.hub.confirm_last(&instance.channel, fresh_ms, self.clock.now());
+                    self.share.note_confirmed(&instance.channel, fresh_ms);
                 }
             }
             Some(_) => instance.schedule.failed(pace, now_ms, chance),
         }
-        if instance.wanted {
+        if instance.is_wanted(now_ms) {
             instance.last = end.last;
             instance.newcomers |= end.newcomers && end.failure.is_some();
         } else {
@@ -450,7 +450,7 @@ impl Runner {
             }
         }
         let instance = &self.instances[end.key];
-        if instance.wanted && instance.newcomers && self.kept(end.key).is_none() {
+        if instance.is_wanted(now_ms) && instance.newcomers && self.kept(end.key).is_none() {
             // A subscriber joined during the poll, or the poll failed.
             let schedule = &mut self.instances[end.key].schedule;
             schedule.subscriber_joined(pace, now_ms);

@@ -55,6 +55,11 @@ impl Schedule {
         self.due_ms = self.due_ms.min(now_ms + pace.interval_ms);
     }
 
+    /// The channel was due, but another gateway polls it.
+    pub(super) fn passed_over(&mut self, pace: Pace, now_ms: u64) {
+        self.due_ms = now_ms + pace.interval_ms;
+    }
+
     /// A channel that is due at once.
     pub(super) fn new(now_ms: u64) -> Self {
         Self {

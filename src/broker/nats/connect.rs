@@ -26,7 +26,7 @@ const PING: Duration = Duration::from_secs(2);
 const CLIENT_MESSAGES: usize = 64 * 1024;
 
 /// How the gateway authenticates.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Login {
     /// Not at all.
     #[default]
@@ -39,13 +39,59 @@ pub enum Login {
     Credentials(PathBuf),
 }
 
+impl Login {
+    /// By a file with credentials, by a user with a password, or by a token, whichever is given.
+    #[must_use]
+    pub fn of(credentials: Option<&PathBuf>, user: Option<&str>, password: Option<Secret>) -> Self {
+        match (credentials, user, password) {
+            (Some(path), ..) => Self::Credentials(path.clone()),
+            (None, Some(user), Some(password)) => Self::User(user.into(), password),
+            (None, None, Some(token)) => Self::Token(token),
+            (None, _, None) => Self::None,
+        }
+    }
+}
+
+/// Servers of one cluster, and how the gateway connects to them.
+pub(crate) struct Target<'a> {
+    /// At least one.
+    pub(crate) urls: &'a [Box<str>],
+    pub(crate) login: &'a Login,
+    /// The certificates of authorities; `None`: those of the system.
+    pub(crate) ca_file: Option<&'a Path>,
+    /// The name of the connection, for the operators of the servers.
+    pub(crate) name: String,
+    /// What replies are sent to; `None`: `_INBOX`.
+    pub(crate) inbox_prefix: Option<String>,
+}
+
 /// Connects to one of the configured servers. The second value tells when the connection is lost.
 pub(super) async fn connect(
     settings: &Settings,
     attempt: usize,
 ) -> Result<(Client, mpsc::UnboundedReceiver<Event>), End> {
-    let url = &settings.urls[attempt % settings.urls.len()];
-    let login = prepare(&settings.login).map_err(End::Failed)?;
+    let target = Target {
+        urls: &settings.urls,
+        login: &settings.login,
+        ca_file: settings.ca_file.as_deref(),
+        name: format!("tickgate {}", settings.node),
+        // Only gateways may subscribe to it, so nobody else sees replies to them.
+        inbox_prefix: Some(format!("{}.inbox", settings.prefix)),
+    };
+    connect_to(target, attempt).await.map_err(End::Failed)
+}
+
+/// Connects once to one of the servers, which are tried in turn. The second value tells when the connection is lost.
+///
+/// # Errors
+///
+/// Why there is no connection.
+pub(crate) async fn connect_to(
+    target: Target<'_>,
+    attempt: usize,
+) -> Result<(Client, mpsc::UnboundedReceiver<Event>), String> {
+    let url = &target.urls[attempt % target.urls.len()];
+    let login = prepare(target.login)?;
     let (events, received) = mpsc::unbounded_channel();
     let was_used = Arc::new(AtomicBool::new(false));
     // The callback is asked for each connection, before anything is sent on it. The second time it refuses.
@@ -58,9 +104,7 @@ pub(super) async fn connect(
         async move { answer }
     };
     let mut options = ConnectOptions::with_auth_callback(authenticate)
-        .name(format!("tickgate {}", settings.node))
-        // Only gateways may subscribe to it, so nobody else sees replies to them.
-        .custom_inbox_prefix(format!("{}.inbox", settings.prefix))
+        .name(target.name)
         .max_reconnects(1)
         .retain_servers_order()
         .ignore_discovered_servers()
@@ -73,11 +117,14 @@ pub(super) async fn connect(
                 let _ = events.send(event);
             }
         });
-    if let Some(path) = &settings.ca_file {
-        options = options.add_root_certificates(path.clone());
+    if let Some(prefix) = target.inbox_prefix {
+        options = options.custom_inbox_prefix(prefix);
+    }
+    if let Some(path) = target.ca_file {
+        options = options.add_root_certificates(path.to_owned());
     }
     let client = options.connect(&**url).await;
-    let client = client.map_err(|error| End::Failed(format!("no connection to {url}: {}", chain(&error))))?;
+    let client = client.map_err(|error| format!("no connection to {url}: {}", chain(&error)))?;
     Ok((client, received))
 }
 

@@ -13,9 +13,9 @@ use tokio::time::timeout;
 
 use super::attach::Ack;
 use super::follow::{Arrived, pull};
+use super::streams::lease_subject;
 use super::{Nats, Shared};
 use crate::broker::link::{ANSWER, End, failed};
-use crate::broker::requests::NoReply;
 use crate::event::Refusal;
 
 /// How long storing a fact may take.
@@ -26,9 +26,8 @@ impl Nats {
     pub(super) async fn store_fact(&self, name: &str, fact: Bytes) -> Result<(), Refusal> {
         let request = self.request(self.subject(&format!("control.{name}")), &[], fact);
         let reply = match timeout(PATIENCE, request).await {
-            Ok(Ok(reply)) => reply,
-            Ok(Err(NoReply::NotSent(_) | NoReply::NoResponders)) => return Err(Refusal::Unavailable),
-            Ok(Err(NoReply::Lost)) | Err(_) => return Err(Refusal::Unknown),
+            Ok(reply) => reply?,
+            Err(_) => return Err(Refusal::Unknown),
         };
         match serde_json::from_slice::<Ack>(&reply.payload) {
             Ok(Ack { error: None, .. }) => Ok(()),
@@ -83,13 +82,14 @@ impl Shared {
         }
         let classes = self.classes_subject();
         let mut messages = pull(control, 0).await?;
+        let lease = lease_subject(&self.settings.prefix);
         loop {
             let message = timeout(ANSWER, messages.next()).await;
             let message = message.map_err(|_| End::Failed("what must not be forgotten does not come".to_owned()))?;
             let message = message.ok_or_else(|| End::Failed("the broker ended the stream".to_owned()))?;
             let message = message.map_err(failed("the stream cannot be read"))?;
             let arrived = Arrived::of(&message)?;
-            let is_fact = *message.subject != *classes;
+            let is_fact = *message.subject != *classes && *message.subject != *lease;
             if is_fact && !(self.learn)(&message.payload) {
                 // If it fails, another gateway does it, or this one later.
                 let _ = control.delete_message(arrived.sequence).await;

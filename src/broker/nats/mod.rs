@@ -24,6 +24,7 @@
 //! | `follow` | reading a stream into the hub |
 //! | `streams`, `subjects` | the configuration of the streams, and what they hold |
 //! | `control` | what gateways must not forget |
+//! | `lease` | which gateway has the duties |
 //! | `requests` | requests that the gateway answers and sends |
 //! | `sessions` | Socket.IO sessions that ended |
 
@@ -31,6 +32,7 @@ mod attach;
 mod connect;
 mod control;
 mod follow;
+mod lease;
 mod merged;
 mod requests;
 mod session;
@@ -56,7 +58,7 @@ use super::metrics::BrokerSample;
 use super::pending::Waiter;
 use super::replica::{Listeners, Membership, Replica};
 use super::terms::{Notice, Table};
-use super::{Broker, ClassTable, Link, Origin, Outcomes, Readiness, Submitted};
+use super::{Broker, ClassTable, Fence, Link, Origin, Outcomes, Readiness, Submitted};
 use crate::event::{EventId, NewEvent};
 use crate::hub::{Hub, Merged};
 use crate::shard::mailbox::ShardHandle;
@@ -65,6 +67,7 @@ use crate::time::{Clock, Now};
 use tickgate_protocol::channel::Channel;
 
 pub use connect::Login;
+pub(crate) use connect::{Target, connect_to};
 
 use requests::Requests;
 use subjects::Subjects;
@@ -240,13 +243,23 @@ impl Nats {
 impl Broker for Nats {
     fn publish(&self, events: Vec<NewEvent>) -> Pin<Box<dyn Future<Output = Outcomes> + Send + '_>> {
         let shared = &self.shared;
-        let send = |event, waiter| shared.send(event, waiter);
+        let send = |event, waiter| shared.send(event, waiter, None);
+        Box::pin(shared.publish_all(events, shared.data_bytes_max(), send))
+    }
+
+    fn publish_fenced(
+        &self,
+        events: Vec<NewEvent>,
+        fence: Fence,
+    ) -> Pin<Box<dyn Future<Output = Outcomes> + Send + '_>> {
+        let shared = &self.shared;
+        let send = move |event, waiter| shared.send(event, waiter, Some(fence));
         Box::pin(shared.publish_all(events, shared.data_bytes_max(), send))
     }
 
     fn try_publish(&self, from: Origin, event: NewEvent, now: Now) -> Submitted {
         let shared = &self.shared;
-        let send = |event, waiter| shared.send(event, waiter);
+        let send = |event, waiter| shared.send(event, waiter, None);
         shared.try_publish(from, event, shared.data_bytes_max(), now, send)
     }
 
@@ -281,7 +294,7 @@ pub fn read_message(prefix: &str, subject: &str, payload: &Bytes) -> Option<NewE
 pub fn write_message(prefix: &str, event: &NewEvent) -> (String, Bytes) {
     let source = Source { gateway: 0, number: 0 };
     let subject = Decoder::new(&[]).name(Subjects::new(prefix).before(true), &event.channel);
-    (subject, Decoder::encode(event, source))
+    (subject, Decoder::encode(event, source, None))
 }
 
 /// Reads the merged value of a channel; `None`: it is skipped. For checks.
@@ -307,12 +320,12 @@ impl Shared {
     }
 
     /// Hands an event to the session.
-    fn send(&self, event: NewEvent, waiter: Waiter) {
+    fn send(&self, event: NewEvent, waiter: Waiter, fence: Option<Fence>) {
         let (source, is_kept) = self.add_pending(&event, waiter);
         let outgoing = Outgoing {
             number: source.number,
             subject: self.decoder.name(self.subjects.before(is_kept), &event.channel),
-            payload: Decoder::encode(&event, source),
+            payload: Decoder::encode(&event, source, fence),
             id: event.options.id,
         };
         if self.outgoing.send(outgoing).is_err() {

@@ -55,6 +55,11 @@ pub(super) fn terms_subject(prefix: &str) -> String {
     format!("{prefix}.terms")
 }
 
+/// The subject of the lease of the duties.
+pub(super) fn lease_subject(prefix: &str) -> String {
+    format!("{prefix}.control.lease")
+}
+
 fn wanted(lane: Lane, settings: &Settings) -> Config {
     let prefix = &settings.prefix;
     let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::{Position, Replica};
-use crate::broker::message::{Decoded, Problem};
+use crate::broker::message::{Decoded, Problem, Source};
+use crate::event::Refusal;
 use crate::hub::{Credit, Stamp, Wakes};
 use tickgate_protocol::channel::{Channel, Tenant};
 
@@ -54,10 +55,12 @@ impl Replica {
         position.applied = place.sequence;
         let version = position.table.as_ref().and_then(|table| table.version(place.sequence));
         let age_ms = position.age_ms(place.stored_ms, now);
+        let is_late = (decoded.as_ref()).is_ok_and(|decoded| position.is_fenced_off(0, decoded.fence));
         drop(position);
         let is_replayed = place.is_replayed;
         match (decoded, version) {
-            (Ok(Decoded { event, source }), Some(version)) => {
+            (Ok(Decoded { event, source, .. }), _) if is_late => self.drop_late(&event.channel, source),
+            (Ok(Decoded { event, source, fence }), Some(version)) => {
                 let is_own = source.gateway == self.gateway;
                 let hands_over = is_own || is_replayed || age_ms > LATE_MS;
                 let merges = hands_over && self.hub.class_of(&event.channel).merges();
@@ -67,8 +70,8 @@ impl Replica {
                     age_ms,
                     is_replayed,
                 };
-                if !is_own && !is_replayed {
-                    (self.foreign)(&event.channel);
+                if fence.is_none() && !is_replayed {
+                    (self.applied)(&event.channel);
                 }
                 let receipt = self.hub.apply(event, stamp, now, credit, wakes);
                 self.metrics.applied_log.add(1);
@@ -100,17 +103,19 @@ impl Replica {
         let decoded = self.decoder.decode(name, payload);
         let credit = self.credit(payload.len(), wakes).await;
         let now = self.clock.now();
-        let age_ms = {
+        let (age_ms, is_late) = {
             let mut position = self.position.lock();
             note(&mut position);
-            position.age_ms(stored_ms, now)
+            let fence = decoded.as_ref().map_or(None, |decoded| decoded.fence);
+            (position.age_ms(stored_ms, now), position.is_fenced_off(1, fence))
         };
         let is_kept = |channel| self.hub.class_of(channel).keeps_state();
         match decoded {
             Ok(Decoded { event, .. }) if is_kept(&event.channel) => self.skip(Problem::Lane, name),
-            Ok(Decoded { event, source }) => {
-                if source.gateway != self.gateway {
-                    (self.foreign)(&event.channel);
+            Ok(Decoded { event, source, .. }) if is_late => self.drop_late(&event.channel, source),
+            Ok(Decoded { event, source, fence }) => {
+                if fence.is_none() {
+                    (self.applied)(&event.channel);
                 }
                 let receipt = self.hub.apply(event, Stamp::default(), now, credit, wakes);
                 self.metrics.applied_plain.add(1);
@@ -120,6 +125,16 @@ impl Replica {
                 }
             }
             Err(problem) => self.skip(problem, name),
+        }
+    }
+
+    /// Drops an event of a gateway that did not have the duties any more when it arrived.
+    fn drop_late(&self, channel: &Channel, source: Source) {
+        self.metrics.fenced.add(1);
+        tracing::info!(%channel, "an event of a feed, a source or a report came after the duties of its gateway had ended");
+        if source.gateway == self.gateway {
+            self.pending
+                .finish(source.number, Err(Refusal::Rejected), Instant::now());
         }
     }
 

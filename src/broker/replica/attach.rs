@@ -91,7 +91,7 @@ impl Replica {
         let theirs = theirs.and_then(|table| serde_json::from_slice::<ClassTable>(table).ok());
         let difference = match theirs.filter(|table| table.hash == notice.classes) {
             Some(theirs) => self.membership.classes.difference(&theirs),
-            None => "compare the [[channel]] entries".to_owned(),
+            None => "compare the [[channel]] and [[feed]] entries".to_owned(),
         };
         End::Unfit(format!(
             "the classes of channels differ from those of the gateway {:?}: {difference}",
@@ -166,6 +166,7 @@ impl Replica {
         let newest = table.version(first).unwrap_or(0).saturating_sub(1);
         self.hub.reset(Epoch(table.epoch), newest);
         position.applied = first - 1;
+        position.fences = [0; 2];
         position.table = None;
         drop(position);
         if had_clients {

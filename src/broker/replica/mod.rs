@@ -22,6 +22,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
+use super::lease::Fence;
 use super::link::End;
 use super::message::Decoder;
 use super::metrics::BrokerMetrics;
@@ -41,13 +42,13 @@ pub(super) use merged::Value;
 
 use merged::Merging;
 
-/// Is told the channel of every event that another gateway published.
-pub type Foreign = Box<dyn Fn(&Channel) + Send + Sync>;
+/// Is told the channel of every event that was applied, except those that a gateway has published as one of its duties.
+pub type Applied = Box<dyn Fn(&Channel) + Send + Sync>;
 
 /// Who is told what comes from the broker.
 pub struct Listeners {
-    /// See [`Foreign`].
-    pub foreign: Foreign,
+    /// See [`Applied`].
+    pub applied: Applied,
     /// See [`Learn`].
     pub learn: Learn,
 }
@@ -83,7 +84,7 @@ pub(in crate::broker) struct Replica {
     pub(in crate::broker) position: Mutex<Position>,
     merging: Mutex<Merging>,
     pub(in crate::broker) metrics: Arc<BrokerMetrics>,
-    foreign: Foreign,
+    applied: Applied,
     pub(in crate::broker) learn: Learn,
 }
 
@@ -107,12 +108,24 @@ pub(in crate::broker) struct Position {
     // The same instant on the broker's clock, in Unix milliseconds, and on the gateway's, in monotonic ones.
     time: Option<(u64, u64)>,
     skipped_logged: Option<Instant>,
+    // The highest fence of an event of channels that keep state, and of all others.
+    fences: [u64; 2],
 }
 
 impl Position {
     /// The broker has just stored something at `stored_ms`.
     pub(in crate::broker) fn note_time(&mut self, stored_ms: u64, now: Now) {
         self.time = Some((stored_ms, now.mono_ms));
+    }
+
+    /// Notes the fence of an event of a channel that keeps state (0) or of another one (1). Returns whether one with a higher
+    /// fence came before. All gateways read the same order, so they all drop the same events.
+    fn is_fenced_off(&mut self, lane: usize, fence: Option<u64>) -> bool {
+        let Some(fence) = fence else { return false };
+        let highest = &mut self.fences[lane];
+        let is_fenced_off = fence < *highest;
+        *highest = fence.max(*highest);
+        is_fenced_off
     }
 
     /// How long ago the broker stored something, by its own clock.
@@ -129,7 +142,7 @@ impl Replica {
         membership: Membership,
         (hub, shards): (Arc<Hub>, Vec<ShardHandle>),
         clock: Clock,
-        Listeners { foreign, learn }: Listeners,
+        Listeners { applied, learn }: Listeners,
     ) -> Self {
         let metrics = Arc::<BrokerMetrics>::default();
         Self {
@@ -145,7 +158,7 @@ impl Replica {
             position: Mutex::default(),
             merging: Mutex::default(),
             metrics,
-            foreign,
+            applied,
             learn,
         }
     }
@@ -167,6 +180,13 @@ impl Replica {
         } else {
             Readiness::Behind
         }
+    }
+
+    /// The fence of a lease whose record has this number. A broker that has lost the end of its records gives numbers again.
+    pub(in crate::broker) fn fence(&self, number: u64) -> Fence {
+        let position = self.position.lock();
+        let highest = position.fences.iter().copied().max().unwrap_or(0);
+        Fence(number.max(highest + 1))
     }
 
     /// The hub holds what the log had when the gateway attached.
@@ -205,6 +225,17 @@ impl Replica {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_event_behind_a_higher_fence_is_dropped_in_its_lane() {
+        let mut position = Position::default();
+        let mut is_dropped = |lane, fence| position.is_fenced_off(lane, fence);
+        let seen: Vec<_> = [Some(5), None, Some(5), Some(7), Some(5), Some(7)]
+            .map(|fence| is_dropped(0, fence))
+            .into();
+        assert_eq!(seen, [false, false, false, false, true, false]);
+        assert!(!is_dropped(1, Some(5)), "another order");
+    }
 
     #[test]
     fn ages_are_those_of_the_broker_s_clock() {

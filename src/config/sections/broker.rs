@@ -30,7 +30,7 @@ section! {
         value kind: BrokerKind = BrokerKind::Embedded;
         /// One URL or several of one cluster: `nats://host:port` or `tls://host:port`. They are tried in turn. Secrets do not
         /// stand in a URL.
-        value url: Urls = Urls(vec!["nats://127.0.0.1:4222".to_owned()]), check servers;
+        value url: Urls = Urls::local_nats(), check servers;
         /// The first tokens of all subjects, and the beginning of the names of the streams: `<prefix>_LOG`, `<prefix>_PLAIN`,
         /// `<prefix>_CONTROL` and `<prefix>_SESSIONS`. Gateways with the same prefix share everything.
         value prefix: String = "tickgate".to_owned(), check |prefix| subject(prefix);
@@ -84,6 +84,17 @@ choices!(StorageKind { "file" => Self::File, "memory" => Self::Memory });
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::config) struct Urls(pub(in crate::config) Vec<String>);
 
+impl Urls {
+    /// The server of this machine.
+    pub(in crate::config) fn local_nats() -> Self {
+        Self(vec!["nats://127.0.0.1:4222".to_owned()])
+    }
+
+    pub(in crate::config) fn boxed(&self) -> Vec<Box<str>> {
+        self.0.iter().map(|url| url.as_str().into()).collect()
+    }
+}
+
 impl Value for Urls {
     fn kind() -> String {
         "URL or array of URLs".to_owned()
@@ -102,7 +113,7 @@ impl Value for Urls {
     }
 }
 
-fn servers(urls: &Urls) -> Result<(), String> {
+pub(super) fn servers(urls: &Urls) -> Result<(), String> {
     ensure(!urls.0.is_empty(), "must name a server")?;
     for url in &urls.0 {
         let host = url.strip_prefix("nats://").or_else(|| url.strip_prefix("tls://"));
@@ -110,7 +121,7 @@ fn servers(urls: &Urls) -> Result<(), String> {
         // The message does not repeat the text, which holds a secret.
         ensure(
             !host.contains('@'),
-            "must not contain a user or a secret: use broker.user and broker.password_env, or broker.credentials_file",
+            "must not contain a user or a secret: use user and password_env, or credentials_file",
         )?;
         let is_host = |byte: u8| byte.is_ascii_graphic() && !b"/?#".contains(&byte);
         ensure(
@@ -169,14 +180,6 @@ pub(super) fn check_shared(sections: &Sections, check: &mut Check<'_>) {
             "has no place with broker.kind = \"nats\": the log of the broker keeps the state over a restart",
         );
     }
-    let spaces = sections.spaces();
-    if spaces.iter().any(|space| !space.feeds.is_empty()) {
-        check.refuse(
-            "feed",
-            "is not supported with broker.kind = \"nats\": every gateway would poll and publish; let a gateway of its own with \
-             the embedded broker poll, or publish from a backend",
-        );
-    }
 }
 
 impl Broker {
@@ -185,15 +188,9 @@ impl Broker {
         if self.kind == BrokerKind::Embedded {
             return None;
         }
-        let login = match (&self.credentials_file, &self.user, password) {
-            (Some(path), ..) => Login::Credentials(path.clone()),
-            (None, Some(user), Some(password)) => Login::User(user.as_str().into(), password),
-            (None, None, Some(token)) => Login::Token(token),
-            (None, _, None) => Login::None,
-        };
         Some(Settings {
-            urls: self.url.0.iter().map(|url| url.as_str().into()).collect(),
-            login,
+            urls: self.url.boxed(),
+            login: Login::of(self.credentials_file.as_ref(), self.user.as_deref(), password),
             ca_file: self.ca_file.clone(),
             prefix: self.prefix.as_str().into(),
             storage: match self.storage {
@@ -280,6 +277,30 @@ mod tests {
     }
 
     #[test]
+    fn gateways_share_their_feeds_in_any_order_since_these_decide_about_classes() {
+        let of = |feeds: &[&str]| {
+            let toml: String = feeds
+                .iter()
+                .map(|feed| format!("[[feed]]\nevent = \"e\"\nhttp = \"http://x/\"\n{feed}\n"))
+                .collect();
+            let config =
+                load(&format!("[broker]\nkind = \"nats\"\n{toml}")).unwrap_or_else(|problems| panic!("{problems}"));
+            config.gateway(1000).shared.expect("NATS").classes()
+        };
+        let (a, b) = ("channel = \"odd.a\"", "channel = \"odd.b\"\nrecord_key = \"code\"");
+        assert_eq!(of(&[a, b]), of(&[b, a]));
+        assert_eq!(
+            of(&[a]),
+            of(&["channel = \"odd.a\"\ninterval = \"1s\""]),
+            "not what clients see"
+        );
+        let others = [of(&[]), of(&[a]), of(&[b]), of(&["channel = \"odd.b\""])];
+        for (index, other) in others.iter().enumerate() {
+            assert!(!others[..index].contains(other));
+        }
+    }
+
+    #[test]
     fn gateways_share_the_classes_of_all_tenants_in_any_order() {
         let of = |tenants: &[&str]| {
             let mut toml = "[broker]\nkind = \"nats\"\n".to_owned();
@@ -324,10 +345,6 @@ mod tests {
                 "exclude each other",
             ),
             ("[state]\nsnapshot = \"/tmp/state\"\n", "has no place with broker.kind"),
-            (
-                "[[feed]]\nchannel = \"a.b\"\nhttp = \"http://x/\"\n",
-                "every gateway would poll",
-            ),
         ] {
             let told = refused(toml).unwrap_or_else(|| panic!("{toml} is accepted"));
             assert!(told.contains(reason) && !told.contains("u:p@x"), "{toml}: {told}");

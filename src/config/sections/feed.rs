@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::auth::Secret;
-use crate::backend::feeds::{FeedSettings, PublishMode, RedisAddress, RedisKey, SourceSettings, UrlTemplate};
+use crate::backend::feeds::{FeedSettings, PublishMode, RedisKey, SourceSettings, UrlTemplate};
+use crate::backend::redis::{RedisAddress, RedisServer};
 use crate::config::check::{Because, Check, DAY, HOUR, ensure, no_longer_than, not_blank, not_zero};
 use crate::config::declare::section;
 use tickgate_protocol::channel::{ChannelTemplate, Tenant};
@@ -31,6 +32,8 @@ section! {
         /// The Redis server, `redis://host[:port][/database]`. If this is not set, it is `redis://127.0.0.1:6379`. Feeds with
         /// the same server share a connection.
         value url: Option<RedisAddress> = None;
+        /// The ACL user of Redis. It needs a password. If this is not set, it is the default user.
+        value user: Option<String> = None, check not_blank;
         /// The variable that holds the Redis password.
         value password_env: Option<String> = None, check not_blank;
         /// The file that holds the Redis password.
@@ -94,6 +97,7 @@ fn password_fits_the_source(feed: &Feed, check: &mut Check<'_>) {
     }
     for (key, is_given) in [
         ("url", feed.url.is_some()),
+        ("user", feed.user.is_some()),
         ("password_env", feed.password_env.is_some()),
         ("password_file", feed.password_file.is_some()),
     ] {
@@ -102,6 +106,10 @@ fn password_fits_the_source(feed: &Feed, check: &mut Check<'_>) {
     if feed.password_env.is_some() && feed.password_file.is_some() {
         let message = "password_env and password_file exclude each other";
         check.refuse("password_file", message);
+    }
+    let has_password = feed.password_env.is_some() || feed.password_file.is_some();
+    if feed.redis.is_some() && feed.user.is_some() && !has_password {
+        check.refuse("user", "needs password_env or password_file");
     }
 }
 
@@ -122,8 +130,11 @@ impl Feed {
         let source = match (&self.http, &self.redis) {
             (Some(url), _) => SourceSettings::Http(url.clone()),
             (None, key) => SourceSettings::Redis {
-                address: self.url.clone().unwrap_or_default(),
-                password,
+                server: RedisServer {
+                    address: self.url.clone().unwrap_or_default(),
+                    user: self.user.as_deref().map(Into::into),
+                    password,
+                },
                 key: key.clone()?,
             },
         };

@@ -16,6 +16,7 @@ mod otlp;
 mod process;
 mod record;
 mod server;
+mod source;
 mod state;
 mod tenant;
 
@@ -30,6 +31,7 @@ pub(super) use otlp::Otlp;
 pub(super) use process::Log;
 pub use process::{AuditMode, Format};
 pub(super) use server::Server;
+pub(super) use source::Source;
 pub(super) use state::State;
 pub(super) use tenant::{Tenant, TenantAdmin};
 
@@ -58,6 +60,8 @@ section! {
         tables commands as "command": Vec<Command> = Vec::new();
         /// Sources that are polled.
         tables feeds as "feed": Vec<Feed> = Vec::new();
+        /// Streams and subjects of NATS or Redis whose messages become events ([sources.md](sources.md)).
+        tables sources as "source": Vec<Source> = Vec::new();
         /// The connection between gateways.
         table broker: Broker = Broker::default();
         /// Log lines.
@@ -91,8 +95,15 @@ fn elements_fit_each_other(sections: &Sections, check: &mut Check<'_>) {
             channel::check_distinct(space.channels, check);
             feed::check_distinct(space.feeds, check);
             channel::check_feeds(space.feeds, &channel::classes(space.channels), check);
+            source::check_all(space.sources, &channel::classes(space.channels), check);
         });
     }
+    let sources = sections.spaces().into_iter().flat_map(|space| {
+        let prefix = space.prefix();
+        let sources = space.sources.iter().enumerate();
+        sources.map(move |(index, source)| (format!("{prefix}source[{index}]"), source))
+    });
+    source::check_positions(&sources.collect::<Vec<_>>(), check);
     tenant::check_all(&sections.tenants, &sections.limits, check);
     broker::check_shared(sections, check);
 }
@@ -108,6 +119,7 @@ pub(super) struct Space<'a> {
     pub(super) channels: &'a [ChannelClass],
     pub(super) commands: &'a [Command],
     pub(super) feeds: &'a [Feed],
+    pub(super) sources: &'a [Source],
 }
 
 impl Space<'_> {
@@ -137,6 +149,7 @@ impl Sections {
             channels: &self.channels,
             commands: &self.commands,
             feeds: &self.feeds,
+            sources: &self.sources,
         };
         // A tenant without a number is one too many, which the check refuses.
         let others = self.tenants.iter().enumerate().filter_map(|(index, tenant)| {
@@ -149,6 +162,7 @@ impl Sections {
                 channels: &tenant.channels,
                 commands: &tenant.commands,
                 feeds: &tenant.feeds,
+                sources: &tenant.sources,
             })
         });
         std::iter::once(default).chain(others).collect()

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::server::{CONNECTIONS_MAX, WHY_CONNECTIONS};
 use super::state::{BYTES_MAX, BYTES_MIN, NAMES_MAX};
-use super::{Auth, ChannelClass, Command, DialectName, Endpoint, Feed, Limits};
+use super::{Auth, ChannelClass, Command, DialectName, Endpoint, Feed, Limits, Source};
 use crate::auth::Mode;
 use crate::config::check::{Because, Check, at_most, ensure, not_blank};
 use crate::config::declare::section;
@@ -35,6 +35,8 @@ section! {
         tables commands as "command": Vec<Command> = Vec::new();
         /// Sources that are polled for the tenant.
         tables feeds as "feed": Vec<Feed> = Vec::new();
+        /// Streams and subjects of NATS or Redis whose messages become events of the tenant.
+        tables sources as "source": Vec<Source> = Vec::new();
 
         rule tokens_can_be_verified;
     }

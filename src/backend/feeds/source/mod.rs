@@ -10,14 +10,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 pub use self::http::UrlTemplate;
-pub use self::redis::{RedisAddress, RedisKey};
+pub use self::redis::RedisKey;
 
 use self::http::HttpSource;
 use self::redis::{RedisSource, Server};
 use super::PublishMode;
 use super::failure::PollFailure;
-use crate::auth::Secret;
 use crate::backend::commands::http::Pool;
+use crate::backend::redis::RedisServer;
 
 /// The `http` or `redis` of a feed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,10 +26,8 @@ pub enum SourceSettings {
     Http(UrlTemplate),
     /// One key.
     Redis {
-        /// The address of the server.
-        address: RedisAddress,
-        /// The password, in UTF-8.
-        password: Option<Secret>,
+        /// The server.
+        server: RedisServer,
         /// The key and the type of its value.
         key: RedisKey,
     },
@@ -50,7 +48,7 @@ impl SourceSettings {
 #[derive(Default)]
 pub(super) struct Connections {
     http: Pool,
-    redis: HashMap<(RedisAddress, Option<Secret>), Arc<Server>>,
+    redis: HashMap<RedisServer, Arc<Server>>,
 }
 
 impl Connections {
@@ -78,11 +76,9 @@ impl Source {
     pub(super) fn new(settings: &SourceSettings, connections: &mut Connections) -> Self {
         match settings {
             SourceSettings::Http(url) => Self::Http(HttpSource::new(&connections.http, url.clone())),
-            SourceSettings::Redis { address, password, key } => {
-                let server = connections
-                    .redis
-                    .entry((address.clone(), password.clone()))
-                    .or_insert_with(|| Arc::new(Server::new(address, password.as_ref())));
+            SourceSettings::Redis { server, key } => {
+                let new = || Arc::new(Server::new(server.clone()));
+                let server = connections.redis.entry(server.clone()).or_insert_with(new);
                 Self::Redis(RedisSource::new(Arc::clone(server), key.clone()))
             }
         }

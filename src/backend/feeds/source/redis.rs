@@ -14,48 +14,16 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, ConnectionInfo, ErrorKind, IntoConnectionInfo as _, RedisError};
+use redis::{AsyncConnectionConfig, RedisError};
 
 use super::Response;
-use crate::auth::Secret;
 use crate::backend::feeds::PublishMode;
 use crate::backend::feeds::attributes::{self, Hash};
 use crate::backend::feeds::change::RECORDS_MAX;
 use crate::backend::feeds::failure::PollFailure;
+use crate::backend::redis::{RedisServer, is_refused};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The address of a server: `redis://host[:port][/database]`, without user and password.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct RedisAddress(Box<str>);
-
-impl FromStr for RedisAddress {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if text.contains('@') {
-            return Err("must not hold a user or password; use password_env".to_owned());
-        }
-        if !text.starts_with("redis://") {
-            return Err("must begin with redis:// (without TLS, in a private network)".to_owned());
-        }
-        let wrong = |error: RedisError| format!("is not the address of a Redis server: {error}");
-        text.into_connection_info().map_err(wrong)?;
-        Ok(Self(text.into()))
-    }
-}
-
-impl Default for RedisAddress {
-    fn default() -> Self {
-        Self("redis://127.0.0.1:6379".into())
-    }
-}
-
-impl fmt::Display for RedisAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
 
 /// A key with at most one placeholder, and the type of its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,43 +95,35 @@ impl RedisKey {
 
 /// One server and its connection. The connection is made when a poll needs it, and again after it broke.
 pub(super) struct Server {
-    info: Option<ConnectionInfo>,
+    server: RedisServer,
     connection: Mutex<Option<MultiplexedConnection>>,
     // Locked while connecting, so that many polls make one connection.
     connecting: tokio::sync::Mutex<()>,
 }
 
 impl Server {
-    pub(super) fn new(address: &RedisAddress, password: Option<&Secret>) -> Self {
-        // Neither conversion fails: the address was parsed before, and the configuration gives passwords as text.
-        let password = password.and_then(|password| std::str::from_utf8(password.expose()).ok());
-        let info = (&*address.0).into_connection_info().ok().map(|info| match password {
-            Some(password) => {
-                let redis = info.redis_settings().clone().set_password(password);
-                info.set_redis_settings(redis)
-            }
-            None => info,
-        });
+    pub(super) fn new(server: RedisServer) -> Self {
         Self {
-            info,
+            server,
             connection: Mutex::default(),
             connecting: tokio::sync::Mutex::default(),
         }
     }
 
     async fn connection(&self) -> Result<MultiplexedConnection, PollFailure> {
-        let unreachable = |error: RedisError| match error.kind() {
-            ErrorKind::AuthenticationFailed => PollFailure::Refused(format!("is the password right? {error}")),
-            _ => PollFailure::Unreachable(error.to_string()),
+        let unreachable = |error: RedisError| {
+            if is_refused(&error) {
+                PollFailure::Refused(format!("are user and password right? {error}"))
+            } else {
+                PollFailure::Unreachable(error.to_string())
+            }
         };
         let _one = self.connecting.lock().await;
         let made = self.connection.lock().clone();
         if let Some(connection) = made {
             return Ok(connection);
         }
-        let info = self.info.clone();
-        let info = info.ok_or_else(|| PollFailure::Unreachable("the address is not valid".to_owned()))?;
-        let client = Client::open(info).map_err(unreachable)?;
+        let client = self.server.client().map_err(unreachable)?;
         // The timeout of the feed limits the time for a response.
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
@@ -303,20 +263,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_and_keys_are_checked() {
-        for good in ["redis://127.0.0.1:6379", "redis://cache/2", "redis://[::1]:7000"] {
-            assert_eq!(good.parse::<RedisAddress>().expect(good).to_string(), good);
-        }
-        for (bad, why) in [
-            ("redis://:hunter2@a", "password_env"),
-            ("rediss://a", "must begin"),
-            ("a:6379", "must begin"),
-            ("redis://", "not the address"),
-            ("redis://a/x", "not the address"),
-        ] {
-            let error = bad.parse::<RedisAddress>().expect_err(bad);
-            assert!(error.contains(why) && !error.contains("hunter2"), "{bad}: {error}");
-        }
+    fn keys_are_checked() {
         for good in [
             "string:a",
             "hash:prices:volume_wave",
