@@ -36,8 +36,10 @@ export function ask(context: Context, what: string, method: "POST" | "DELETE", p
   dialog.showModal();
 }
 
-/** A column with a button, for operators. */
-export function buttons<T>(session: Session, title: string, act: (row: () => T) => void): Column<T>[] {
+/** A column with buttons, for operators. They stand below each other, since tables are wide. */
+export function buttons<T>(session: Session, acts: Record<string, (row: T) => void>): Column<T>[] {
   if (session.role !== "operator") return [];
-  return [{ title: "", make: (row) => h("button", { class: "danger", onclick: () => act(row) }, title) }];
+  const make = (row: () => T): Node => h("span", { class: "stack" },
+    ...Object.entries(acts).map(([title, act]) => h("button", { class: "danger", onclick: () => act(row()) }, title)));
+  return [{ title: "", make }];
 }

@@ -81,8 +81,10 @@ export function open(context: Context): View {
     { title: "Queued", numeric: true, text: ({ pending_bytes }) => bytes(pending_bytes) },
     { title: "Dropped", numeric: true, text: ({ dropped }) => number(dropped), tone: ({ dropped }) => (dropped > 0 ? "bad" : "") },
     { title: "Too fast", numeric: true, text: ({ rate_limited }) => number(rate_limited), tone: ({ rate_limited }) => (rate_limited > 0 ? "warn" : "") },
-    ...buttons<UserConnection>(session, "Disconnect", (row) => ask(context, `Disconnect ${row().client_id}`, "DELETE", `websocket/clients/${row().client_id}`)),
-    ...buttons<UserConnection>(session, "Revoke", (row) => revokeOf(context, argument, row().token_id)),
+    ...buttons<UserConnection>(session, {
+      Disconnect: ({ client_id }) => ask(context, `Disconnect ${client_id}`, "DELETE", `websocket/clients/${client_id}`),
+      Revoke: ({ token_id }) => revokeOf(context, argument, token_id),
+    }),
   ], ({ client_id }) => client_id, "this user has no connection now");
   const subscriptions = new Table<{ client: string; pattern: string; rule: string; offset: number | null; rate: number | undefined }>("Subscriptions", [
     { title: "Pattern", text: ({ pattern }) => pattern, tone: () => "code" },

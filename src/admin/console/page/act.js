@@ -28,8 +28,9 @@ export function ask(context, what, method, path, body = {}, done) {
     document.body.append(dialog);
     dialog.showModal();
 }
-export function buttons(session, title, act) {
+export function buttons(session, acts) {
     if (session.role !== "operator")
         return [];
-    return [{ title: "", make: (row) => h("button", { class: "danger", onclick: () => act(row) }, title) }];
+    const make = (row) => h("span", { class: "stack" }, ...Object.entries(acts).map(([title, act]) => h("button", { class: "danger", onclick: () => act(row()) }, title)));
+    return [{ title: "", make }];
 }
