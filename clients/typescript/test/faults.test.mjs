@@ -166,7 +166,7 @@ test('who sent too fast comes back after ten seconds or more, also if the networ
 
 test('without a way to a new token, the end of the token closes the client', async (t) => {
   const server = await gateway(t, { rest: '[auth]\nleeway = "0s"\n' });
-  const tg = await client(t, server.url, { tokenArgs: ['--sub', '4', '--role', 'trader', '--ttl', '1s'] });
+  const tg = await client(t, server.url, { tokenArgs: ['--sub', '4', '--role', 'trader', '--ttl', '4s'] });
   await within('live', tg.connect());
   await reached(tg, 'closed');
   assert.deepEqual([tg.states.at(-1).code, tg.states.at(-1).final], [4001, true]);
@@ -183,7 +183,7 @@ test('getToken backs off when it fails, is asked once at a time, and may end the
     try {
       if (asked <= 2) throw new Error('the login server is away');
       if (asked === 5) throw new TokenRefused('the session is over');
-      return await token(t, '--sub', '4', '--role', 'trader', '--ttl', '2s');
+      return await token(t, '--sub', '4', '--role', 'trader', '--ttl', '4s');
     } finally {
       open -= 1;
     }
