@@ -176,11 +176,13 @@ if [ "${1:-}" = shares ]; then
       http://127.0.0.1:18081/api/publish
   others=(--clients 500 --rate 50 --seconds "$seconds")
   tool fanout tickgate alone "${others[@]}" && mv "$out/tickgate-alone.json" "$out/shares-alone.json"
-  # They need no answers to go on, and the core of the tools is the others' first.
+  # The core of the tools is the others' first, so that their clients are late because of the gateway only. The channels to
+  # which this tool publishes are not theirs.
   nice -n 19 taskset -c 1 target/dist/tickgate-loadtest churn --url ws://127.0.0.1:18080 --publish-url http://127.0.0.1:18081 \
-    --pattern 'market.*' --clients 20 --others 1 --rate 1 --requests-per-second 400 --seconds $((seconds + 10)) \
+    --adapter tickgate-market --pattern 'market.*' --clients 20 --others 1 --rate 1 --requests-per-second 400 --seconds $((seconds + 10)) \
     >"$out/shares-churn.txt" 2>&1 & churn=$!
-  sleep $((5 + seconds / 10))
+  # They connect, read all values, and begin after half of their time.
+  sleep $((8 + (seconds + 10) / 2))
   tool fanout tickgate beside "${others[@]}" && mv "$out/tickgate-beside.json" "$out/shares-beside.json"
   kill "$churn" 2>/dev/null || true
   stop
