@@ -67,7 +67,8 @@ type Outdated<'c> = Box<(NewEvent, Credit<'c>)>;
 
 impl Hub {
     /// Applies one event of a log that numbers events. It is published as by [`Hub::publish`], under the version that the
-    /// log gave it. Its id is remembered, but duplicates are the log's business: every event of the log is applied.
+    /// log gave it. Its id is remembered, but duplicates are the log's business: every event of the log is applied. The receipt
+    /// says "duplicate" if the event is read back and [`Hub::restore_merged`] has restored a value that contains it.
     ///
     /// One thread applies the events of a hub, in the order of the log, and nothing else publishes to it: the hub must
     /// have [`Numbering::Log`](super::Numbering::Log).

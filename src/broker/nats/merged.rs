@@ -7,7 +7,7 @@ use async_nats::jetstream::stream::Stream;
 use futures_util::StreamExt as _;
 use tokio::time::timeout;
 
-use super::attach::{extent, unix_ms};
+use super::attach::{Ack, extent, unix_ms};
 use super::follow::{Arrived, pull};
 use super::{Outgoing, Shared};
 use crate::broker::link::{ANSWER, End, failed};
@@ -80,8 +80,19 @@ impl Shared {
             payload: value.payload,
             id: None,
         };
-        if self.outgoing.send(outgoing).is_err() {
-            self.value_stored(value.number, false);
+        // If the gateway ends, another one has read the events.
+        let _ = self.outgoing.send(outgoing);
+    }
+
+    /// Takes the broker's answer to a value.
+    pub(super) fn take_answer_to_value(&self, number: u64, payload: &[u8]) {
+        // Without a readable answer it is handed over again by the next session.
+        let Ok(ack) = serde_json::from_slice::<Ack>(payload) else {
+            return;
+        };
+        if let Some(error) = &ack.error {
+            tracing::warn!(reason = error.description, "the broker refuses a merged value");
         }
+        self.value_answered(number, ack.error.is_none());
     }
 }

@@ -141,11 +141,7 @@ impl Shared {
                 continue;
             };
             if number & OF_VALUE != 0 {
-                let ack = serde_json::from_slice::<Ack>(&message.payload);
-                if let Ok(Ack { error: Some(error), .. }) = &ack {
-                    tracing::warn!(reason = error.description, "the broker refuses a merged value");
-                }
-                self.value_stored(number & !OF_VALUE, ack.is_ok_and(|ack| ack.error.is_none()));
+                self.take_answer_to_value(number & !OF_VALUE, &message.payload);
                 continue;
             }
             if message.status == Some(StatusCode::NO_RESPONDERS) {

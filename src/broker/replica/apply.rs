@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::{Position, Replica};
 use crate::broker::message::{Decoded, Problem, Source};
 use crate::event::Refusal;
-use crate::hub::{Credit, Stamp, Wakes};
+use crate::hub::{Credit, Receipt, Stamp, Wakes};
 use tickgate_protocol::channel::{Channel, Tenant};
 
 /// An event that is applied later than this comes to a gateway that was stopped, in milliseconds. A merged value that it was
@@ -76,10 +76,16 @@ impl Replica {
                 let receipt = self.hub.apply(event, stamp, now, credit, wakes);
                 self.metrics.applied_log.add(1);
                 self.metrics.delay_ms.store(age_ms, Ordering::Relaxed);
+                // The restored value of its channel contains the event.
+                let is_known = receipt.duplicate;
                 if is_own {
+                    let receipt = Receipt {
+                        duplicate: false,
+                        ..receipt
+                    };
                     self.pending.finish(source.number, Ok(receipt), Instant::now());
                 }
-                if let Some(channel) = merged
+                if let Some(channel) = merged.filter(|_| !is_known)
                     && self.note_merged(&channel)
                     && !is_replayed
                 {

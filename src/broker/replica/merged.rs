@@ -1,7 +1,8 @@
 //! Handing merged values over to gateways that read the log back later: the log does not keep all events that brought them.
 //!
-//! Invariant: a value that has changed is handed over soon after, until the broker has stored it. The gateway that published
-//! the events does it. One that has read events back does it as well, since their publisher may have ended before it could.
+//! Invariant: a value that has changed is handed over soon after, and again if it is not known whether the broker has stored it.
+//! The gateway that published the events does it. One that has read events back which no value contained does it as well, since
+//! their publisher may have ended before it could.
 
 use std::time::{Duration, Instant};
 
@@ -39,7 +40,7 @@ struct Changed {
 
 /// A merged value that is to be stored.
 pub(in crate::broker) struct Value {
-    /// Its number. See [`Replica::value_stored`].
+    /// Its number. See [`Replica::value_answered`].
     pub(in crate::broker) number: u64,
     pub(in crate::broker) channel: Channel,
     pub(in crate::broker) payload: Bytes,
@@ -73,7 +74,7 @@ impl Merging {
         self.next
     }
 
-    /// What was not stored is handed over again.
+    /// A value that may not be stored is handed over again.
     fn not_stored(&mut self, channel: Channel, now: Instant) {
         let changed = Changed { since: now, events: 1 };
         self.changed.entry(channel).or_insert(changed);
@@ -126,16 +127,11 @@ impl Replica {
         })
     }
 
-    /// The value with this number is stored, or surely not.
-    pub(in crate::broker) fn value_stored(&self, number: u64, is_stored: bool) {
-        let mut merging = self.merging.lock();
-        let Some(channel) = merging.sent.remove(&number) else {
-            return;
-        };
-        if is_stored {
+    /// The value with this number is stored, or the broker refuses it: then it is handed over after the next event.
+    pub(in crate::broker) fn value_answered(&self, number: u64, is_stored: bool) {
+        let was_sent = self.merging.lock().sent.remove(&number).is_some();
+        if was_sent && is_stored {
             self.metrics.merged.add(1);
-        } else {
-            merging.not_stored(channel, Instant::now());
         }
     }
 

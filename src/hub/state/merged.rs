@@ -146,7 +146,7 @@ impl Channels {
         }
     }
 
-    /// Stores an event of the log that the restored value of its channel contains.
+    /// Stores an event of the log that the restored value of its channel contains. It counts as a duplicate.
     pub(super) fn store_known(
         &mut self,
         slot: u32,
@@ -185,6 +185,6 @@ impl Channels {
         if let Some(id) = id {
             self.note_id(id, given.version, generations);
         }
-        Stored::Event(event)
+        Stored::Duplicate(given.version)
     }
 }
