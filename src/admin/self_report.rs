@@ -17,7 +17,7 @@ use serde::Serialize;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::admin::statistics::{GatewaySample, Rates, Statistics};
-use crate::broker::{Broker, Duties, Fence, Link, Origin, Outcomes, Readiness, Submitted};
+use crate::broker::{Broker, Claims, Duties, Fence, Link, Origin, Outcomes, Readiness, Submitted};
 use crate::event::{NewEvent, PublishOptions};
 use crate::metrics::ShardSample;
 use crate::suspended::{Claim, Record};
@@ -136,6 +136,10 @@ impl Broker for HealthWatch {
 
     fn take_session(&self, from: Origin, claim: Claim) -> bool {
         self.broker.take_session(from, claim)
+    }
+
+    fn claims(&self) -> Option<&dyn Claims> {
+        self.broker.claims()
     }
 
     fn link(&self) -> Link {

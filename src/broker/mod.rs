@@ -6,6 +6,7 @@
 //! Invariant: a receipt is given only for an event that the hub of this gateway has. A [`Refusal`] says whether the event may
 //! have been published all the same.
 
+mod claims;
 mod classes;
 pub mod embedded;
 pub mod lease;
@@ -29,6 +30,7 @@ use crate::shard::mailbox::ConnectionId;
 use crate::suspended::{Claim, Record};
 use crate::time::Now;
 
+pub use claims::{Claimed, Claims, Held};
 pub use classes::ClassTable;
 pub use embedded::Embedded;
 pub use lease::{Duties, Fence, Register, contend};
@@ -103,6 +105,11 @@ pub trait Broker: Send + Sync {
     fn take_session(&self, from: Origin, claim: Claim) -> bool {
         let _ = (from, claim);
         false
+    }
+
+    /// Names that the gateways of this broker claim; `None`: each gateway is on its own.
+    fn claims(&self) -> Option<&dyn Claims> {
+        None
     }
 
     /// The state of the connection to the other gateways. A gateway that stands alone needs none.

@@ -11,6 +11,7 @@ mod http_source;
 #[path = "../support/redis_server.rs"]
 mod redis_server;
 
+mod claims;
 mod faults;
 mod feeds;
 mod gateways;

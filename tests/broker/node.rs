@@ -238,6 +238,11 @@ impl Node {
         answer.flatten().map(|found| *found)
     }
 
+    /// Waits for something that the broker does.
+    pub(crate) fn wait<T>(&self, doing: impl Future<Output = T>) -> T {
+        self.runtime.block_on(doing)
+    }
+
     pub(crate) fn now(&self) -> Now {
         self.clock.now()
     }

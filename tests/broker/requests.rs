@@ -234,6 +234,17 @@ fn commands_are_answered_by_whoever_subscribes_to_their_subjects() {
     });
     let twice = command(6, "grid.twice");
     assert_eq!(twice["success"], json!(true), "{twice}");
+    // Another gateway knows the keys: the command is not carried out again.
+    let two = start(server.url(), "two", over_nats);
+    let mut elsewhere = two.client(&two.trader("u1"));
+    elsewhere.send(r#"{"type":"command","id":7,"action":"grid.start","params":{"n":1.50},"key":"k2"}"#);
+    let again: Value = serde_json::from_str(&elsewhere.text()).expect("JSON");
+    assert_eq!(again["data"], response["data"], "{again}");
+    elsewhere.send(r#"{"type":"command_status","id":8,"key":"k3"}"#);
+    let status: Value = serde_json::from_str(&elsewhere.text()).expect("JSON");
+    assert_eq!(status["data"]["response"]["error"]["code"], "NO", "{status}");
+    let got = got.lock().expect("not poisoned");
+    assert!(got.iter().all(|command| command["id"] != 7), "{got:?}");
 }
 
 #[test]

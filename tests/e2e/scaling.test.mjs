@@ -273,7 +273,7 @@ test('clients that leave one gateway come back to the other: by a cursor, the Ty
 test('only gateways can write events, and nobody else can read them', async (t) => {
   const port = await nats(t);
   const { NATS_PLATFORM_PASSWORD: platform, NATS_GATEWAY_PASSWORD: gateways } = PASSWORDS;
-  for (const subject of ['tickgate.log.~.grid.a', 'tickgate.plain.~.grid.a', 'tickgate.merged.~.grid.a', 'tickgate.terms', 'tickgate.control.revocation.x', 'tickgate.sessions.x', '$JS.API.STREAM.DELETE.tickgate_LOG']) {
+  for (const subject of ['tickgate.log.~.grid.a', 'tickgate.plain.~.grid.a', 'tickgate.merged.~.grid.a', 'tickgate.terms', 'tickgate.control.revocation.x', 'tickgate.sessions.x', 'tickgate.keys.x', '$JS.API.STREAM.DELETE.tickgate_LOG']) {
     assert.match(await publishAs(port, 'platform', platform, subject), /Permissions Violation/, subject);
   }
   for (const subject of ['tickgate.in.~.grid.a', 'tickgate.cmd.~.grid.start', 'tickgate.gateways.state']) {

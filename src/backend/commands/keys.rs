@@ -64,6 +64,14 @@ impl Scope {
         let (tenant, user) = (identity.tenant, identity.user.clone()?);
         Some(Self { tenant, user })
     }
+
+    pub(super) const fn tenant(&self) -> Tenant {
+        self.tenant
+    }
+
+    pub(super) fn user(&self) -> &str {
+        &self.user
+    }
 }
 
 /// One use of a key. It is handed back with the outcome.
@@ -75,6 +83,16 @@ pub(super) struct Ticket {
     number: u64,
     /// The backend may have seen the command before, when it was sent with this key.
     pub(super) is_repeat: bool,
+}
+
+impl Ticket {
+    pub(super) const fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    pub(super) const fn key(&self) -> &CommandKey {
+        &self.key
+    }
 }
 
 /// The outcome of a command that may have been carried out.
@@ -243,6 +261,11 @@ impl<W> Keys<W> {
                 self.remove(&ticket.scope, &ticket.key);
             }
         }
+    }
+
+    /// How long a key lives after its outcome, in milliseconds.
+    pub(super) const fn window_ms(&self) -> u64 {
+        self.settings.window_ms
     }
 
     /// The live keys.

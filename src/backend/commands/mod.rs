@@ -44,6 +44,7 @@ mod operation;
 mod pending;
 mod reply;
 mod router;
+mod sharing;
 #[cfg(test)]
 mod tests;
 

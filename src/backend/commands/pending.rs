@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::audit::{NoRoom, Reservation, code};
 use super::keys::{Begun, Record, Scope, Ticket};
 use super::router::{Phase, Route, Shared, length, refused};
+use super::sharing::{self, SharedKey, Start};
 use super::{CommandSource, Request};
 use crate::backend::spans::{Kind, Span};
 use crate::pause;
@@ -102,9 +103,34 @@ impl Pending {
             let message = format!("no route for action {}", self.request.action);
             return self.answer(refused(ErrorCode::UnknownAction, message));
         };
-        self.audit = route.audit;
         self.may_repeat = route.idempotent;
         let deadline = self.received + route.timeout;
+        // Before everything by which this gateway might refuse the command: another one may have carried it out.
+        let claim = self.to_claim(&shared, route);
+        let mut version = None;
+        if let Some(claim) = &claim {
+            match self.claim(claim, deadline).await {
+                Ok(claimed) => version = Some(claimed),
+                Err(outcome) => return self.answer(outcome),
+            }
+        }
+        let (outcome, _permit) = self.carry_out(&shared, route, deadline).await;
+        if let (Some(claim), Some(version)) = (&claim, version) {
+            let (_, record) = self.verdict(outcome.clone());
+            claim.end(version, record.as_ref(), shared.now_unix_ms()).await;
+        }
+        self.answer(outcome);
+    }
+
+    /// Carries the command out within the limits in flight. The permits are to be held until after the answer: a drain that
+    /// has acquired all permits then knows that all commands are answered.
+    async fn carry_out<'a>(
+        &mut self,
+        shared: &'a Shared,
+        route: &Route,
+        deadline: Instant,
+    ) -> (CommandOutcome, Option<InFlightPermit<'a>>) {
+        self.audit = route.audit;
         // Before the command takes permits, so that commands of other routes find theirs however many wait here.
         if route.audit {
             match self.reserve(deadline).await {
@@ -112,20 +138,19 @@ impl Pending {
                 Err(NoRoom) => {
                     let message =
                         "the audit trail cannot be written, so the command was not carried out; try again later";
-                    return self.answer(refused(ErrorCode::BackendUnavailable, message.to_owned()));
+                    return (refused(ErrorCode::BackendUnavailable, message.to_owned()), None);
                 }
             }
         }
-        // Held until after the answer: a drain that has acquired all permits then knows that all commands are answered.
         let tenant = self.request.action.tenant();
-        let _permit = match InFlightPermit::new(&shared, route, tenant, self.to) {
+        let permit = match InFlightPermit::new(shared, route, tenant, self.to) {
             Ok(permit) => permit,
-            Err(outcome) => return self.answer(outcome),
+            Err(outcome) => return (outcome, None),
         };
         let left = deadline.saturating_duration_since(Instant::now());
         let mut phase = shared.phase.subscribe();
         let outcome = tokio::select! {
-            result = pause::timeout(left, route.carry_out(&shared, &self.request, &self.span, &mut self.may_be_sent)) => match result {
+            result = pause::timeout(left, route.carry_out(shared, &self.request, &self.span, &mut self.may_be_sent)) => match result {
                 Ok(outcome) => outcome,
                 Err(_) => {
                     let ms = route.timeout.as_millis();
@@ -143,7 +168,49 @@ impl Pending {
                 refused(ErrorCode::Timeout, message.to_owned())
             }
         };
-        self.answer(outcome);
+        (outcome, Some(permit))
+    }
+
+    /// The key of the command as other gateways know it; `None`: it has none, or this gateway is on its own.
+    fn to_claim<'a>(&self, shared: &'a Shared, route: &Route) -> Option<SharedKey<'a>> {
+        let ticket = self.ticket.as_ref()?;
+        let claims = shared
+            .broker
+            .claims()
+            .filter(|_| route.timeout <= sharing::TIMEOUT_MAX)?;
+        let name = sharing::name(ticket.scope(), ticket.key(), &shared.tenants);
+        let times = (route.timeout, shared.keys.lock().window_ms());
+        let fingerprint = self.request.fingerprint();
+        Some(SharedKey::new(claims, name, fingerprint, times, route.idempotent))
+    }
+
+    /// Claims the key. The error is the answer to a command that is not carried out.
+    async fn claim(&mut self, claim: &SharedKey<'_>, deadline: Instant) -> Result<u64, CommandOutcome> {
+        let shared = Arc::clone(&self.shared);
+        let mut phase = shared.phase.subscribe();
+        let start = tokio::select! {
+            start = claim.begin(deadline, || shared.now_unix_ms()) => start,
+            _ = phase.wait_for(|phase| *phase == Phase::Stopped) => {
+                let message = "the gateway restarts; this message was not carried out, send it again later";
+                Start::Refused(refused(ErrorCode::Overloaded, message.to_owned()))
+            }
+        };
+        match start {
+            Start::Run { version, is_repeat } => {
+                self.may_be_sent |= is_repeat;
+                Ok(version)
+            }
+            Start::Known(outcome) => {
+                shared.metrics.repeats.add(1);
+                // It was carried out, and recorded, elsewhere.
+                (self.may_be_sent, self.may_repeat) = (true, false);
+                Err(outcome)
+            }
+            Start::Refused(refusal) => {
+                self.may_be_sent = false;
+                Err(refusal)
+            }
+        }
     }
 
     /// Room for the audit line. Without room, the command is not carried out.
@@ -211,6 +278,16 @@ impl Pending {
 
     /// Records the outcome for the key, and answers the commands that waited for it. Returns what the client is told.
     fn end_key(&self, ticket: &Ticket, outcome: CommandOutcome) -> CommandOutcome {
+        let (outcome, record) = self.verdict(outcome);
+        let waiters = self.shared.keys.lock().end(ticket, record, self.shared.now_ms());
+        for waiter in waiters {
+            waiter.answer(outcome.clone());
+        }
+        outcome
+    }
+
+    /// What the client of a command with a key is told, and what is recorded; `None`: it was surely not sent.
+    fn verdict(&self, outcome: CommandOutcome) -> (CommandOutcome, Option<Record>) {
         let (outcome, is_recorded) = match outcome {
             CommandOutcome::Refused { message, .. } if self.may_be_sent => {
                 let code = ErrorCode::Unknown;
@@ -224,11 +301,7 @@ impl Pending {
             may_repeat: self.may_repeat && matches!(outcome, CommandOutcome::Refused { .. }),
             outcome: outcome.clone(),
         });
-        let waiters = self.shared.keys.lock().end(ticket, record, self.shared.now_ms());
-        for waiter in waiters {
-            waiter.answer(outcome.clone());
-        }
-        outcome
+        (outcome, record)
     }
 }
 

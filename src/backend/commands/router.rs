@@ -13,11 +13,12 @@ use tokio::time::Instant;
 use super::audit::Audit;
 use super::backend::Backend;
 use super::http::{BackendUrl, HttpBackend, Pool};
-use super::keys::{Keys, Scope};
+use super::keys::{Keys, Scope, Status};
 use super::metrics::{CommandMetrics, CommandsSample};
 use super::nats::NatsBackend;
 use super::operation::{Answered, AnsweredCommand};
 use super::pending::Pending;
+use super::sharing;
 use super::{
     BackendReply, CommandSource, Failure, Handler, Request, Responder, RouteSettings, Settings, Target, reply,
 };
@@ -49,11 +50,12 @@ pub(super) struct Shared {
     // use up those of another.
     pub(super) permits: Box<[Arc<Semaphore>]>,
     permits_max: u32,
-    tenants: TenantNames,
+    pub(super) tenants: TenantNames,
     pub(super) per_connection_max: usize,
     pub(super) per_connection: Mutex<HashMap<ConnectionId, usize>>,
     pub(super) responder: Box<dyn Responder>,
     pub(super) audit: Audit,
+    pub(super) broker: Arc<dyn Broker>,
     pub(super) tracer: Tracer,
     pub(super) answered: Answered,
     pub(super) keys: Mutex<Keys<Pending>>,
@@ -62,6 +64,7 @@ pub(super) struct Shared {
     reply_bytes_max: AtomicUsize,
     // The origin of the keys' time. It is tokio's, so that tests can pause it.
     started: Instant,
+    started_unix_ms: u64,
 }
 
 /// The phases of a router's life.
@@ -134,7 +137,8 @@ impl Router {
             per_connection_max: settings.in_flight_per_connection_max,
             per_connection: Mutex::new(HashMap::new()),
             responder,
-            audit: Audit::start(broker, &runtime, settings.audit_room),
+            audit: Audit::start(Arc::clone(&broker), &runtime, settings.audit_room),
+            broker,
             tracer: settings.tracer,
             answered: Answered::default(),
             keys: Mutex::new(Keys::new(settings.keys)),
@@ -142,6 +146,7 @@ impl Router {
             phase: watch::Sender::new(Phase::Open),
             reply_bytes_max: AtomicUsize::new(settings.reply_bytes_max),
             started: Instant::now(),
+            started_unix_ms: unix_ms(),
         };
         Self {
             shared: Arc::new(shared),
@@ -181,21 +186,24 @@ impl Router {
         }
     }
 
-    /// Answers request `request` of `to` with what is known of a key of the identity's user.
+    /// Answers request `request` of `to` with what is known of a key of the identity's user, here or at the broker.
     pub fn status(&self, to: ConnectionId, request: u32, identity: &Identity, key: &CommandKey) {
-        let shared = &*self.shared;
-        let scope = Scope::of(identity);
-        let status = scope.and_then(|scope| shared.keys.lock().status(&scope, key, shared.now_ms()));
-        let outcome = match status {
-            Some(status) => CommandOutcome::Success {
-                data: reply::status(&status),
-            },
-            None => refused(
-                ErrorCode::UnknownKey,
-                "the key was never seen or is forgotten; the command may have been carried out all the same".to_owned(),
-            ),
+        let shared = Arc::clone(&self.shared);
+        let Some(scope) = Scope::of(identity) else {
+            return shared.responder.respond(to, request, sharing::unknown_key());
         };
-        shared.responder.respond(to, request, outcome);
+        let known = shared.keys.lock().status(&scope, key, shared.now_ms());
+        if known.is_some() || shared.broker.claims().is_none() {
+            return shared.tell_status(to, request, known.ok_or_else(sharing::unknown_key));
+        }
+        let name = sharing::name(&scope, key, &shared.tenants);
+        self.runtime.spawn(async move {
+            let status = match shared.broker.claims() {
+                Some(claims) => sharing::status(claims, &name, shared.now_unix_ms()).await,
+                None => Err(sharing::unknown_key()),
+            };
+            shared.tell_status(to, request, status);
+        });
     }
 
     /// The keys with an outcome, for the snapshot. To be called after the last command has ended.
@@ -268,9 +276,24 @@ impl Shared {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
+    /// The time of the keys in Unix milliseconds, which other gateways understand. A clock that is set back does not stop it.
+    pub(super) fn now_unix_ms(&self) -> u64 {
+        unix_ms().max(self.started_unix_ms.saturating_add(self.now_ms()))
+    }
+
     /// The length of the longest outcome of a command.
     pub(super) fn reply_bytes_max(&self) -> usize {
         self.reply_bytes_max.load(Relaxed)
+    }
+
+    fn tell_status(&self, to: ConnectionId, request: u32, status: Result<Status, CommandOutcome>) {
+        let outcome = status.map_or_else(
+            |refusal| refusal,
+            |status| CommandOutcome::Success {
+                data: reply::status(&status),
+            },
+        );
+        self.responder.respond(to, request, outcome);
     }
 
     pub(super) fn request(&self, client_id: &str, command: Command) -> Request {

@@ -7,6 +7,7 @@ mod keys;
 mod limits;
 mod over_http;
 mod routing;
+mod sharing;
 
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::auth::{Identity, Permissions};
-use crate::broker::{Broker, Origin, Outcomes, Submitted};
+use crate::broker::{Broker, Claims, Origin, Outcomes, Submitted};
 use crate::event::NewEvent;
 use crate::hub::Receipt;
 use crate::session::Command;
@@ -34,7 +35,7 @@ impl Responder for Answers {
 
 /// Collects events.
 #[derive(Default)]
-struct Log(Mutex<Vec<NewEvent>>);
+struct Log(Mutex<Vec<NewEvent>>, Option<Arc<sharing::Fake>>);
 
 impl Broker for Log {
     fn publish(&self, events: Vec<NewEvent>) -> Pin<Box<dyn Future<Output = Outcomes> + Send + '_>> {
@@ -45,6 +46,9 @@ impl Broker for Log {
     fn try_publish(&self, _: Origin, event: NewEvent, _: Now) -> Submitted {
         self.0.lock().push(event);
         Submitted::Done(Receipt::default())
+    }
+    fn claims(&self) -> Option<&dyn Claims> {
+        self.1.as_deref().map(|fake| fake as &dyn Claims)
     }
 }
 
@@ -66,8 +70,13 @@ fn connection(slot: u32) -> ConnectionId {
 
 impl Harness {
     fn new(settings: Settings) -> Self {
+        Self::sharing(None, settings)
+    }
+
+    /// One of the gateways that share claims.
+    fn sharing(claims: Option<Arc<sharing::Fake>>, settings: Settings) -> Self {
         let (sender, answers) = mpsc::unbounded_channel();
-        let log = Arc::new(Log::default());
+        let log = Arc::new(Log(Mutex::default(), claims));
         let broker = Arc::clone(&log) as Arc<dyn Broker>;
         let router = Router::new(
             settings,

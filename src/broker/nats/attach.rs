@@ -70,6 +70,7 @@ impl Shared {
         let merged = open(&context, Lane::Merged, settings).await?;
         let control = open(&context, Lane::Control, settings).await?;
         open(&context, Lane::Sessions, settings).await?;
+        open(&context, Lane::Keys, settings).await?;
         self.learn_all(&control).await?;
         // The id of a server is another one after each start. In a cluster it says nothing of the servers that store the
         // stream, so every connection counts as another broker there.

@@ -27,8 +27,11 @@
 //! | `lease` | which gateway has the duties |
 //! | `requests` | requests that the gateway answers and sends |
 //! | `sessions` | Socket.IO sessions that ended |
+//! | `claims` | keys of commands, each claimed by one gateway |
+//! | `stored` | single messages of these |
 
 mod attach;
+mod claims;
 mod connect;
 mod control;
 mod follow;
@@ -37,6 +40,7 @@ mod merged;
 mod requests;
 mod session;
 mod sessions;
+mod stored;
 mod streams;
 mod subjects;
 
@@ -58,7 +62,7 @@ use super::metrics::BrokerSample;
 use super::pending::Waiter;
 use super::replica::{Listeners, Membership, Replica};
 use super::terms::{Notice, Table};
-use super::{Broker, ClassTable, Fence, Link, Origin, Outcomes, Readiness, Submitted};
+use super::{Broker, Claims, ClassTable, Fence, Link, Origin, Outcomes, Readiness, Submitted};
 use crate::event::{EventId, NewEvent};
 use crate::hub::{Hub, Merged};
 use crate::shard::mailbox::ShardHandle;
@@ -274,6 +278,10 @@ impl Broker for Nats {
     fn take_session(&self, from: Origin, claim: Claim) -> bool {
         self.take(from, claim);
         true
+    }
+
+    fn claims(&self) -> Option<&dyn Claims> {
+        Some(self)
     }
 
     fn link(&self) -> Link {

@@ -6,10 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use serde::Deserialize;
 use tokio::time::timeout;
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -21,27 +18,6 @@ use crate::suspended::{Claim, Record};
 
 /// How long looking for a session may take. Its client waits.
 const PATIENCE: Duration = Duration::from_secs(3);
-
-/// The broker's answer to a request for a message.
-#[derive(Deserialize)]
-struct Found {
-    #[serde(default)]
-    message: Option<Stored>,
-}
-
-#[derive(Deserialize)]
-struct Stored {
-    seq: u64,
-    #[serde(default)]
-    data: String,
-}
-
-/// The broker's answer to a deletion.
-#[derive(Deserialize)]
-struct Deleted {
-    #[serde(default)]
-    success: bool,
-}
 
 impl Nats {
     pub(super) fn keep(&self, session: Record) -> Result<(), Record> {
@@ -80,26 +56,13 @@ impl Shared {
     }
 
     async fn take_session(&self, claim: &Claim) -> Option<Record> {
-        let stream = Lane::Sessions.stream(&self.settings.prefix);
-        let wanted = serde_json::json!({"last_by_subj": self.session_subject(&claim.pid)});
-        let found: Found = self.ask(format!("$JS.API.STREAM.MSG.GET.{stream}"), &wanted).await?;
-        let stored = found.message?;
-        let text = STANDARD.decode(stored.data).ok()?;
+        let subject = self.session_subject(&claim.pid);
+        let (sequence, text) = self.newest(Lane::Sessions, &subject).await.ok()??;
         let record = Record::decode(&text, &self.tenants)?;
         if !record.is_for(claim, self.clock.now().unix_ms) {
             return None;
         }
-        let which = serde_json::json!({"seq": stored.seq, "no_erase": true});
-        let deleted: Deleted = self.ask(format!("$JS.API.STREAM.MSG.DELETE.{stream}"), &which).await?;
-        deleted.success.then_some(record)
-    }
-
-    async fn ask<T: for<'de> Deserialize<'de>>(&self, subject: String, question: &serde_json::Value) -> Option<T> {
-        let mut waiting = self
-            .send_request(subject, &[], question.to_string().into())
-            .await
-            .ok()?;
-        let answer = waiting.replies.recv().await?;
-        serde_json::from_slice(&answer.payload).ok()
+        let is_own = self.delete(Lane::Sessions, sequence).await.ok()?;
+        is_own.then_some(record)
     }
 }

@@ -24,6 +24,8 @@ pub(super) enum Lane {
     Control,
     /// Socket.IO sessions that ended.
     Sessions,
+    /// Keys of commands.
+    Keys,
 }
 
 /// The most bytes of the stream with what gateways must not forget.
@@ -36,6 +38,11 @@ const SESSIONS_AGE: Duration = Duration::from_secs(3600);
 /// The stream with the merged values has a quarter of the bytes of the log, but at least these.
 const MERGED_BYTES_MIN: u64 = 1 << 20;
 
+/// The most bytes of the stream with keys of commands, and how long a key is kept after its last change: longer than its
+/// command may take, and longer than its outcome is remembered.
+const KEYS_BYTES: u64 = 256 << 20;
+const KEYS_AGE: Duration = Duration::from_secs(900);
+
 impl Lane {
     /// The name of the stream.
     pub(super) fn stream(self, prefix: &str) -> String {
@@ -45,6 +52,7 @@ impl Lane {
             Self::Merged => "MERGED",
             Self::Control => "CONTROL",
             Self::Sessions => "SESSIONS",
+            Self::Keys => "KEYS",
         };
         format!("{}_{lane}", prefix.replace('.', "_"))
     }
@@ -77,6 +85,7 @@ fn wanted(lane: Lane, settings: &Settings) -> Config {
         ),
         Lane::Control => (vec![format!("{prefix}.control.>")], CONTROL_BYTES, 1),
         Lane::Sessions => (vec![format!("{prefix}.sessions.*")], SESSIONS_BYTES, 1),
+        Lane::Keys => (vec![format!("{prefix}.keys.*")], KEYS_BYTES, 1),
     };
     Config {
         name: lane.stream(prefix),
@@ -85,7 +94,7 @@ fn wanted(lane: Lane, settings: &Settings) -> Config {
         retention: RetentionPolicy::Limits,
         discard: match lane {
             // A full stream refuses rather than forgets.
-            Lane::Control => DiscardPolicy::New,
+            Lane::Control | Lane::Keys => DiscardPolicy::New,
             Lane::Log | Lane::Plain | Lane::Merged | Lane::Sessions => DiscardPolicy::Old,
         },
         max_bytes: signed(bytes),
@@ -98,12 +107,13 @@ fn wanted(lane: Lane, settings: &Settings) -> Config {
         },
         num_replicas: usize::from(settings.replicas),
         duplicate_window: match lane {
-            // Sessions have no ids, and the window must not be longer than their age.
-            Lane::Sessions => Duration::from_secs(1),
+            // These messages have no ids, and the window must not be longer than their age.
+            Lane::Sessions | Lane::Keys => Duration::from_secs(1),
             Lane::Log | Lane::Plain | Lane::Merged | Lane::Control => settings.duplicate_window,
         },
         max_age: match lane {
             Lane::Sessions => SESSIONS_AGE,
+            Lane::Keys => KEYS_AGE,
             Lane::Log | Lane::Plain | Lane::Merged | Lane::Control => Duration::ZERO,
         },
         // What is needed no longer is deleted by the gateways.

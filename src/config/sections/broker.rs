@@ -32,7 +32,8 @@ section! {
         /// stand in a URL.
         value url: Urls = Urls::local_nats(), check servers;
         /// The first tokens of all subjects, and the beginning of the names of the streams: `<prefix>_LOG`, `<prefix>_PLAIN`,
-        /// `<prefix>_CONTROL` and `<prefix>_SESSIONS`. Gateways with the same prefix share everything.
+        /// `<prefix>_MERGED`, `<prefix>_CONTROL`, `<prefix>_SESSIONS` and `<prefix>_KEYS`. Gateways with the same prefix share
+        /// everything.
         value prefix: String = "tickgate".to_owned(), check |prefix| subject(prefix);
         /// The file with the JWT and the seed of a NATS user.
         value credentials_file: Option<PathBuf> = None;

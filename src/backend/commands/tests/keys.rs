@@ -67,7 +67,7 @@ impl Harness {
         self.requests
     }
 
-    async fn ask_keyed(&mut self, action: &str, text: &str) -> CommandOutcome {
+    pub(super) async fn ask_keyed(&mut self, action: &str, text: &str) -> CommandOutcome {
         let sent = self.send_keyed(1, "u42", action, "{}", text);
         let (_, request, outcome) = self.answers.recv().await.expect("an answer");
         assert_eq!(request, sent);
