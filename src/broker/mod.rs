@@ -1,7 +1,8 @@
 //! Brokers: they carry events from publishers to the hub.
 //!
 //! The gateway publishes only through the [`Broker`] trait. [`Embedded`] publishes directly into the hub of its own process,
-//! for a single gateway. [`nats::Nats`] connects several gateways: their hubs follow one log, as `replica` says.
+//! for a single gateway. [`nats::Nats`] and [`redis::Redis`] connect several gateways: their hubs follow one log, as
+//! `replica` says.
 //!
 //! Invariant: a receipt is given only for an event that the hub of this gateway has. A [`Refusal`] says whether the event may
 //! have been published all the same.
@@ -17,6 +18,7 @@ mod metrics;
 pub mod nats;
 mod pending;
 mod rates;
+pub mod redis;
 mod replica;
 mod requests;
 mod terms;
@@ -48,6 +50,8 @@ pub type Outcomes = Vec<Result<Receipt, Refusal>>;
 pub enum SharedSettings {
     /// Over NATS.
     Nats(nats::Settings),
+    /// Over Redis or Valkey.
+    Redis(redis::Settings),
 }
 
 impl SharedSettings {
@@ -56,6 +60,7 @@ impl SharedSettings {
     pub fn classes(&self) -> u64 {
         match self {
             Self::Nats(settings) => settings.classes.hash,
+            Self::Redis(settings) => settings.classes.hash,
         }
     }
 }

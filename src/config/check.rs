@@ -61,6 +61,11 @@ impl<'a> Check<'a> {
         }
     }
 
+    /// Whether `key` was given.
+    pub(super) fn is_given(&self, key: &str) -> bool {
+        self.given.contains_key(&join(&self.path, key))
+    }
+
     fn origin(&self, key: &str) -> Origin {
         let mut name = key;
         loop {

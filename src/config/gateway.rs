@@ -10,7 +10,7 @@ use super::sections::{self, Endpoint, Server, Space};
 use super::value::milliseconds;
 use crate::auth::{KeySet, Secret};
 use crate::backend::{commands, feeds, ingest};
-use crate::broker::{ClassTable, SharedSettings, nats};
+use crate::broker::{ClassTable, SharedSettings, nats, redis};
 use crate::{admin, auth, gateway, hub, ingress, session};
 use tickgate_protocol::channel::{Classes, Pattern, Tenant, TenantNames, is_segment};
 
@@ -181,20 +181,35 @@ impl Config {
     fn shared(&self) -> Option<SharedSettings> {
         let sections = &self.sections;
         let spaces = sections.spaces();
-        let names = spaces.iter().filter_map(|space| Some(space.name?.into()));
+        let tenants = spaces.iter().filter_map(|space| Some(space.name?.into())).collect();
         let histories = spaces.iter().map(|space| history_max(&space.classes()));
         let event_bytes = spaces.iter().map(|space| space.limits.event_bytes).max();
-        Some(SharedSettings::Nats(nats::Settings {
-            node: self.node_name(),
-            // One more than the largest history, so that a gateway that reads the log back sees that there were more.
-            events_per_channel: 1 + histories.max().unwrap_or(0).max(LOG_EVENTS_MIN),
-            classes: class_table(&spaces),
-            duplicate_window: sections.state.dedup_window,
-            event_bytes: event_bytes.unwrap_or(0) as usize,
-            publish_per_second: spaces.iter().map(|space| space.limits.publish_per_second).collect(),
-            tenants: names.collect(),
-            ..sections.broker.nats(self.secrets.broker.clone())?
-        }))
+        let node = self.node_name();
+        // One more than the largest history, so that a gateway that reads the log back sees that there were more.
+        let events_per_channel = 1 + histories.max().unwrap_or(0).max(LOG_EVENTS_MIN);
+        let (classes, duplicate_window) = (class_table(&spaces), sections.state.dedup_window);
+        let publish_per_second = spaces.iter().map(|space| space.limits.publish_per_second).collect();
+        Some(match sections.broker.shared(self.secrets.broker.clone())? {
+            SharedSettings::Nats(nats) => SharedSettings::Nats(nats::Settings {
+                node,
+                events_per_channel,
+                classes,
+                duplicate_window,
+                event_bytes: event_bytes.unwrap_or(0) as usize,
+                publish_per_second,
+                tenants,
+                ..nats
+            }),
+            SharedSettings::Redis(redis) => SharedSettings::Redis(redis::Settings {
+                node,
+                events_per_channel,
+                classes,
+                duplicate_window,
+                publish_per_second,
+                tenants,
+                ..redis
+            }),
+        })
     }
 
     fn admin(&self) -> admin::Settings {

@@ -17,6 +17,7 @@ use crate::backend::ingest::{self, Sources};
 use crate::backend::jwks::KeySets;
 use crate::backend::spans::Tracer;
 use crate::broker::nats::Nats;
+use crate::broker::redis::Redis;
 use crate::broker::{Broker, BrokerSample, Duties, Embedded, Listeners, Peers, SharedSettings, contend};
 use crate::hub::snapshot::{self, Snapshot, SnapshotWriter};
 use crate::hub::{Hub, Inbox};
@@ -135,6 +136,12 @@ impl Components {
                 let started = Nats::start(shared.clone(), parts(), clock, runtime, listeners());
                 let started = Arc::new(started.map_err(Error::Broker)?);
                 nats = Some(Arc::clone(&started));
+                let sampled = Arc::clone(&started);
+                (started.clone(), Some(started), Box::new(move || sampled.sample()))
+            }
+            Some(SharedSettings::Redis(shared)) => {
+                let started = Redis::start(shared.clone(), parts(), clock, runtime, listeners());
+                let started = Arc::new(started.map_err(Error::Broker)?);
                 let sampled = Arc::clone(&started);
                 (started.clone(), Some(started), Box::new(move || sampled.sample()))
             }

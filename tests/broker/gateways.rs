@@ -7,6 +7,7 @@ use tickgate_protocol::channel::{Class, Classes, Pattern};
 
 use crate::gateway::{self, Running};
 use crate::nats_server::{Nats, Proxy};
+use crate::redis_server::Redis;
 use crate::requests::start;
 
 /// The names and states of the gateways that this one knows, sorted, and the connections of all.
@@ -40,13 +41,32 @@ fn check(running: &Running) -> (String, String) {
     (text(&check["status"]), text(&check["detail"]))
 }
 
+/// The same broker through a proxy.
+fn through(proxy: &Proxy, url: &str) -> String {
+    let (scheme, _) = url.split_once("://").expect("a URL");
+    format!("{scheme}://127.0.0.1:{}", proxy.port)
+}
+
 #[test]
 fn gateways_know_each_other_and_end_connections_for_each_other() {
     let server = Nats::start();
-    let proxy = Proxy::start(server.port);
-    let one = start(server.url(), "one", |_| {});
+    check_for_each_other(&server.url(), server.port);
+}
+
+#[test]
+fn gateways_over_redis_know_each_other_and_end_connections_for_each_other() {
+    let server = Redis::start();
+    check_for_each_other(&server.address(), server.port);
+}
+
+fn check_for_each_other(url: &str, port: u16) {
+    let proxy = Proxy::start(port);
+    let one = start(url.to_owned(), "one", |_| {});
     assert_eq!(known(&one).0, [("one".to_owned(), "ok".to_owned())]);
-    let (two, three) = (start(proxy.url(), "two", |_| {}), start(server.url(), "three", |_| {}));
+    let (two, three) = (
+        start(through(&proxy, url), "two", |_| {}),
+        start(url.to_owned(), "three", |_| {}),
+    );
     let user = |running: &Running, user: &str| running.client(&running.trader(user));
     let (mut first, mut second, mut other) = (user(&one, "u1"), user(&two, "u1"), user(&three, "u2"));
     for client in [&mut first, &mut second, &mut other] {
@@ -102,8 +122,21 @@ fn gateways_know_each_other_and_end_connections_for_each_other() {
 #[test]
 fn a_revoked_token_is_refused_by_all_gateways_also_by_those_that_start_later() {
     let server = Nats::start();
-    let proxy = Proxy::start(server.port);
-    let (one, two) = (start(server.url(), "one", |_| {}), start(proxy.url(), "two", |_| {}));
+    check_revocations(&server.url(), server.port);
+}
+
+#[test]
+fn a_token_that_is_revoked_over_redis_is_refused_by_all_gateways() {
+    let server = Redis::start();
+    check_revocations(&server.address(), server.port);
+}
+
+fn check_revocations(url: &str, port: u16) {
+    let proxy = Proxy::start(port);
+    let (one, two) = (
+        start(url.to_owned(), "one", |_| {}),
+        start(through(&proxy, url), "two", |_| {}),
+    );
     let is_let_in = |running: &Running, user: &str| {
         let token = running.trader(user);
         running.admin_as(Some(&token), "POST", "/api/publish", "", b"[]").status != 401
@@ -132,7 +165,7 @@ fn a_revoked_token_is_refused_by_all_gateways_also_by_those_that_start_later() {
     assert!(away.close_code().is_some());
     // So does one that starts later, after all others have ended.
     drop((one, two));
-    let three = start(server.url(), "three", |_| {});
+    let three = start(url.to_owned(), "three", |_| {});
     assert!(!is_let_in(&three, "u1") && is_let_in(&three, "u2") && !is_let_in(&three, "u3"));
     let list = three.admin("GET", "/api/revocations", "").json();
     assert_eq!(list["total"], 2, "{list}");
@@ -141,6 +174,16 @@ fn a_revoked_token_is_refused_by_all_gateways_also_by_those_that_start_later() {
 #[test]
 fn a_channel_is_stale_or_alive_at_all_gateways() {
     let server = Nats::start();
+    check_freshness(&server.url());
+}
+
+#[test]
+fn a_channel_is_stale_or_alive_at_all_gateways_over_redis() {
+    let server = Redis::start();
+    check_freshness(&server.address());
+}
+
+fn check_freshness(url: &str) {
     let with_class = |settings: &mut tickgate::gateway::Settings| {
         let class = Class {
             cache_last: true,
@@ -151,8 +194,8 @@ fn a_channel_is_stale_or_alive_at_all_gateways() {
         settings.hub.classes = std::sync::Arc::new(Classes::new(vec![(pattern, class)]));
     };
     let (one, two) = (
-        start(server.url(), "one", with_class),
-        start(server.url(), "two", with_class),
+        start(url.to_owned(), "one", with_class),
+        start(url.to_owned(), "two", with_class),
     );
     for running in [&one, &two] {
         until_known(running, &[("one", "ok"), ("two", "ok")], 0);

@@ -1,13 +1,14 @@
 //! The conformance suite of brokers: what every broker promises, checked at the hubs of several gateways. The embedded
-//! broker is one gateway, NATS is three over a real server.
+//! broker is one gateway, NATS and Redis are three over a real server.
 
 #[path = "../support/gateway.rs"]
 mod gateway;
-#[path = "../support/nats_server.rs"]
-mod nats_server;
-
 #[path = "../support/sources.rs"]
 mod http_source;
+#[path = "../support/nats_server.rs"]
+mod nats_server;
+#[path = "../support/process.rs"]
+mod process;
 #[path = "../support/redis_server.rs"]
 mod redis_server;
 
@@ -18,6 +19,8 @@ mod gateways;
 mod ingest;
 mod latency;
 mod node;
+mod redis_access;
+mod redis_faults;
 mod requests;
 mod sessions;
 mod storm;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tickgate::broker::nats::{self, Nats};
+use tickgate::broker::redis::{self, Redis};
 use tickgate::broker::{Broker, Embedded, Link, Listeners, Origin, Readiness};
 use tickgate::event::{EventId, NewEvent, PublishOptions};
 use tickgate::hub::{self, Hub, Inbox, Numbering, PageLimit, Since};
@@ -16,7 +17,7 @@ use tickgate_protocol::dialect;
 use tickgate_protocol::json::RecordDelete;
 use tokio::runtime::Runtime;
 
-use crate::nats_server;
+use crate::{nats_server, redis_server};
 
 /// The longest wait. A test that reaches it fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -106,11 +107,19 @@ pub(crate) fn with_id(name: &str, data: impl ToString, id: &str) -> NewEvent {
 /// An event that a reader got: its channel, version and data.
 pub(crate) type Got = (String, u64, String);
 
+fn nobody() -> Listeners {
+    Listeners {
+        applied: Box::new(|_| {}),
+        learn: Box::new(|_| true),
+    }
+}
+
 /// One gateway; see the module's docs.
 pub(crate) struct Node {
     pub(crate) hub: Arc<Hub>,
     pub(crate) broker: Arc<dyn Broker>,
     pub(crate) nats: Option<Arc<Nats>>,
+    pub(crate) redis: Option<Arc<Redis>>,
     inbox: Inbox,
     mailbox: Mailbox,
     clock: Clock,
@@ -140,6 +149,7 @@ impl Node {
         Self {
             broker: Arc::new(Embedded::new(Arc::clone(&hub), clock)),
             nats: None,
+            redis: None,
             hub,
             inbox,
             mailbox,
@@ -169,15 +179,47 @@ impl Node {
         let (hub, inbox, clock, runtime) = Self::of(Numbering::Log);
         let (shard, mailbox) = mailbox(Arc::clone(inbox.doorbell()), Arc::default());
         let parts = (Arc::clone(&hub), vec![shard]);
-        let nobody = Listeners {
-            applied: Box::new(|_| {}),
-            learn: Box::new(|_| true),
-        };
-        let nats = Nats::start(settings, parts, clock, runtime.handle(), nobody)?;
+        let nats = Nats::start(settings, parts, clock, runtime.handle(), nobody())?;
         let nats = Arc::new(nats);
         Ok(Self {
             broker: Arc::clone(&nats) as Arc<dyn Broker>,
             nats: Some(nats),
+            redis: None,
+            hub,
+            inbox,
+            mailbox,
+            clock,
+            runtime,
+            resyncs: 0,
+        })
+    }
+
+    pub(crate) fn redis_settings(url: &str, name: &str) -> redis::Settings {
+        redis::Settings {
+            urls: vec![url.into()],
+            node: name.into(),
+            prefix: "suite.one".into(),
+            log_bytes: 64 << 20,
+            plain_bytes: 16 << 20,
+            events_per_channel: u64::from(HISTORY_SIZE) + 1,
+            ..redis::Settings::default()
+        }
+    }
+
+    pub(crate) fn redis(settings: redis::Settings) -> Self {
+        Self::try_redis(settings).expect("the server fits")
+    }
+
+    pub(crate) fn try_redis(settings: redis::Settings) -> Result<Self, String> {
+        let (hub, inbox, clock, runtime) = Self::of(Numbering::Log);
+        let (shard, mailbox) = mailbox(Arc::clone(inbox.doorbell()), Arc::default());
+        let parts = (Arc::clone(&hub), vec![shard]);
+        let redis = Redis::start(settings, parts, clock, runtime.handle(), nobody())?;
+        let redis = Arc::new(redis);
+        Ok(Self {
+            broker: Arc::clone(&redis) as Arc<dyn Broker>,
+            nats: None,
+            redis: Some(redis),
             hub,
             inbox,
             mailbox,
@@ -323,6 +365,7 @@ impl Node {
 pub(crate) struct World {
     pub(crate) nodes: Vec<Node>,
     pub(crate) server: Option<nats_server::Nats>,
+    pub(crate) redis: Option<redis_server::Redis>,
 }
 
 impl World {
@@ -330,6 +373,7 @@ impl World {
         Self {
             nodes: vec![Node::embedded()],
             server: None,
+            redis: None,
         }
     }
 
@@ -340,7 +384,25 @@ impl World {
         Self {
             nodes,
             server: Some(server),
+            redis: None,
         }
+    }
+
+    pub(crate) fn redis(server: redis_server::Redis) -> Self {
+        let mut world = Self {
+            nodes: Vec::new(),
+            server: None,
+            redis: Some(server),
+        };
+        while world.nodes.len() < 3 {
+            world.add();
+        }
+        world
+    }
+
+    /// Whether several gateways share the broker.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.server.is_some() || self.redis.is_some()
     }
 
     /// Every broker that the suite runs with, by name.
@@ -350,12 +412,20 @@ impl World {
             let server = nats_server::Nats::start_with(&program);
             run(&program.display().to_string(), Self::nats(server));
         }
+        for program in redis_server::servers() {
+            let server = redis_server::Redis::start_with(&program, redis_server::Keeps::Nothing, &[]);
+            run(&program.display().to_string(), Self::redis(server));
+        }
     }
 
     /// Adds a gateway that knows nothing, as after a restart. The embedded broker has none.
     pub(crate) fn add(&mut self) -> bool {
-        let Some(server) = &self.server else { return false };
-        let mut node = Node::nats(Node::settings(server.url(), &format!("n{}", self.nodes.len())));
+        let name = format!("n{}", self.nodes.len());
+        let mut node = match (&self.server, &self.redis) {
+            (Some(server), _) => Node::nats(Node::settings(server.url(), &name)),
+            (None, Some(server)) => Node::redis(Node::redis_settings(&server.address(), &name)),
+            (None, None) => return false,
+        };
         node.wait_for(Link::Up);
         self.nodes.push(node);
         true

@@ -70,7 +70,11 @@ impl Backend {
 pub(crate) fn start(url: String, node: &str, change: impl FnOnce(&mut tickgate::gateway::Settings)) -> Running {
     let running = gateway::start(|settings| {
         settings.node = node.into();
-        settings.shared = Some(SharedSettings::Nats(Node::settings(url, node)));
+        settings.shared = Some(if url.starts_with("redis://") {
+            SharedSettings::Redis(Node::redis_settings(&url, node))
+        } else {
+            SharedSettings::Nats(Node::settings(url, node))
+        });
         change(settings);
     });
     gateway::until("ready", || running.admin("GET", "/readyz", "").status == 200);

@@ -393,7 +393,7 @@ fn versions_are_integers_that_every_client_can_read() {
             .offset
             .expect("a history");
         assert!(offset < 1 << 53);
-        if world.server.is_some() {
+        if world.is_shared() {
             assert_eq!(offset % LOG_STEP, 0);
         }
     });

@@ -27,6 +27,8 @@ mod messages;
 mod mutate;
 #[path = "../../fuzz/src/patterns.rs"]
 mod patterns;
+#[path = "../../fuzz/src/redis.rs"]
+mod redis;
 #[path = "../../benches/support/rig.rs"]
 #[allow(dead_code, reason = "shared with the benchmarks, which use more of it")]
 mod rig;
@@ -111,6 +113,11 @@ fn the_round_trip_holds() {
 #[test]
 fn messages_hold() {
     replay("messages", messages::check_input);
+}
+
+#[test]
+fn the_replies_of_redis_hold() {
+    replay("redis", redis::check);
 }
 
 #[test]

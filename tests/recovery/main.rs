@@ -14,4 +14,6 @@ mod in_place;
 mod listener;
 #[path = "../support/nats_server.rs"]
 mod nats_server;
+#[path = "../support/process.rs"]
+mod process;
 mod restart;

@@ -22,6 +22,8 @@ mod logs;
 mod memory;
 mod newcomer;
 mod pauses;
+#[path = "../support/process.rs"]
+mod process;
 mod recovery;
 #[path = "../support/redis_server.rs"]
 mod redis_server;

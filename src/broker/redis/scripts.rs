@@ -1,0 +1,81 @@
+//! What the server does at once: the scripts.
+
+use redis::aio::MultiplexedConnection;
+use redis::{ErrorKind, FromRedisValue, RedisError, ServerErrorKind};
+use tokio::time::timeout;
+
+use super::connect::ask;
+use crate::broker::link::{ANSWER, End};
+
+const COMMON: &str = include_str!("scripts/common.lua");
+
+/// The scripts as the server knows them.
+#[derive(Clone, Debug)]
+pub(super) struct Scripts {
+    pub(super) publish: String,
+    pub(super) notice: String,
+    pub(super) remember: String,
+    pub(super) take: String,
+    pub(super) lease: String,
+}
+
+impl Scripts {
+    /// Hands the scripts to the server, which forgets them when it starts anew.
+    pub(super) async fn load(connection: &mut MultiplexedConnection) -> Result<Self, End> {
+        Ok(Self {
+            publish: load(connection, "", include_str!("scripts/publish.lua")).await?,
+            // A server without free memory refuses events, but gateways stay current.
+            notice: load(connection, "allow-oom", include_str!("scripts/notice.lua")).await?,
+            remember: load(connection, "", include_str!("scripts/remember.lua")).await?,
+            take: load(connection, "allow-oom", include_str!("scripts/take.lua")).await?,
+            lease: load(connection, "allow-oom", include_str!("scripts/lease.lua")).await?,
+        })
+    }
+}
+
+async fn load(connection: &mut MultiplexedConnection, flags: &str, script: &str) -> Result<String, End> {
+    let text = format!("#!lua flags={flags}\n{COMMON}\n{script}");
+    let mut command = redis::cmd("SCRIPT");
+    command.arg("LOAD").arg(text);
+    ask(connection, &command, "the server does not take a script").await
+}
+
+/// Calls a script that has no conditions of its own, for at most [`ANSWER`]. A server that has forgotten the scripts is given
+/// them again.
+pub(super) async fn run<T: FromRedisValue>(
+    connection: &mut MultiplexedConnection,
+    command: &redis::Cmd,
+) -> Result<T, CallError> {
+    loop {
+        let answer = timeout(ANSWER, command.query_async(connection)).await;
+        match answer.map_err(|_| CallError::Late)? {
+            Err(error) if is_forgotten(&error) => {
+                Scripts::load(connection).await.map_err(CallError::NotLoaded)?;
+            }
+            answer => return answer.map_err(CallError::Refused),
+        }
+    }
+}
+
+/// Why a call of a script has no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CallError {
+    /// It may have been carried out.
+    #[error("no answer in time")]
+    Late,
+    #[error("{}", .0.reason())]
+    NotLoaded(End),
+    #[error("{0}")]
+    Refused(RedisError),
+}
+
+fn is_forgotten(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
+}
+
+/// The call of a script.
+pub(super) fn call(script: &str, keys: &[&str]) -> redis::Cmd {
+    let mut command = redis::cmd("EVALSHA");
+    command.arg(script).arg(keys.len()).arg(keys);
+    command
+}

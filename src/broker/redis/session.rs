@@ -1,0 +1,325 @@
+//! One connection to the server: publishing, outcomes, and what ends it.
+//!
+//! Invariant: an event that waits when the session ends was not sent, and its publisher is told so.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
+
+use redis::aio::MultiplexedConnection;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use super::attach::Written;
+use super::connect::{Sentinel, find, inspect};
+use super::scripts::{CallError, Scripts, call, run};
+use super::{Draft, Outgoing, Shared};
+use crate::broker::link::{End, NOTICE_EVERY, Retry};
+use crate::event::Refusal;
+
+/// The most entries of one call, and the most bytes of their payloads before the next call begins.
+const BATCH: usize = 256;
+const BATCH_BYTES: usize = 1 << 20;
+
+/// How often a Sentinel is asked whether the server is still the master.
+const SENTINEL_EVERY: Duration = Duration::from_secs(2);
+
+/// That the server refuses events is logged at most once in this time.
+const REFUSED_LOGGED: Duration = Duration::from_secs(60);
+
+/// What the server says to a batch that it does not take.
+enum Refused {
+    /// It has done nothing, and may take the next batch.
+    NotNow,
+    /// It has done nothing, and another session is needed.
+    Another,
+    /// It may have done something.
+    Unknown,
+}
+
+impl Refused {
+    fn of(error: &CallError) -> Self {
+        let code = match error {
+            CallError::Late => None,
+            CallError::NotLoaded(_) => return Self::Another,
+            CallError::Refused(error) => error.code(),
+        };
+        // A script that is refused does not begin.
+        match code {
+            Some("OOM" | "MISCONF" | "NOREPLICAS") => Self::NotNow,
+            Some("TERM" | "READONLY" | "MASTERDOWN" | "LOADING" | "BUSY" | "NOPERM" | "NOAUTH") => Self::Another,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+impl Shared {
+    /// Connects again and again until the broker is dropped. `first` gets why the first session ended, or `None` as soon as
+    /// it is up.
+    pub(super) async fn run(self: Arc<Self>, mut outgoing: UnboundedReceiver<Outgoing>, first: Sender<Option<End>>) {
+        let (mut attempt, mut retry) = (0, Retry::default());
+        loop {
+            let Err(end) = self.session(attempt, &mut outgoing, &first).await;
+            let was_up = self.go_down(&end);
+            self.messages.close();
+            while let Ok(unsent) = outgoing.try_recv() {
+                if let Outgoing::Draft(draft) = unsent {
+                    self.not_sent(draft.number);
+                }
+            }
+            let wait = retry.after(was_up, &end);
+            let _ = first.send(Some(end));
+            attempt += 1;
+            sleep(wait).await;
+        }
+    }
+
+    async fn session(
+        self: &Arc<Self>,
+        attempt: usize,
+        outgoing: &mut UnboundedReceiver<Outgoing>,
+        first: &Sender<Option<End>>,
+    ) -> Result<Infallible, End> {
+        let server = find(&self.settings, attempt).await?;
+        let mut writer = server.connect().await?;
+        let reader = server.connect().await?;
+        self.metrics.connects.add(1);
+        let info = inspect(&mut writer).await?;
+        let needed = self.settings.log_bytes.saturating_add(self.settings.plain_bytes);
+        if info.memory_max > 0 && info.memory_max < needed {
+            tracing::warn!(
+                maxmemory = info.memory_max,
+                needed,
+                "the server may use less memory than broker.log_bytes and broker.plain_bytes need: when it is full, it refuses events"
+            );
+        }
+        let scripts = Scripts::load(&mut writer).await?;
+        self.learn_all(&mut writer).await?;
+        let table = self.take_terms(&mut writer, &scripts, &info.incarnation).await?;
+        self.store_classes(&mut writer).await?;
+        let extent = self.read_state(&mut writer).await?.extent;
+        let replay_to = match self.place(&table, extent) {
+            Some(replay_to) => replay_to,
+            None => {
+                let extent = self.restore_values(&mut writer, &table).await?;
+                self.read_back(table, extent.last);
+                extent.last
+            }
+        };
+        self.messages.open(writer.clone(), scripts.clone());
+        // Aborted when the session ends.
+        let mut tasks = JoinSet::new();
+        let (shared, told) = (Arc::clone(self), first.clone());
+        let caught_up = move || {
+            shared.go_up();
+            let _ = told.send(None);
+        };
+        tasks.spawn(Arc::clone(self).follow(reader, replay_to, caught_up));
+        tasks.spawn(Arc::clone(self).write_notices(writer.clone(), scripts.clone(), info.incarnation));
+        if let Some(sentinel) = server.sentinel {
+            tasks.spawn(watch(sentinel, server.address));
+        }
+        let mut batch = Vec::with_capacity(BATCH);
+        loop {
+            tokio::select! {
+                Some(ended) = tasks.join_next() => return Err(joined(ended)),
+                count = outgoing.recv_many(&mut batch, BATCH) => {
+                    if count == 0 {
+                        return Err(End::Failed("the gateway ends".to_owned()));
+                    }
+                }
+            }
+            let mut sent = std::mem::take(&mut batch).into_iter().peekable();
+            while sent.peek().is_some() {
+                let part = take_part(&mut sent);
+                let written = tokio::select! {
+                    Some(ended) = tasks.join_next() => Err(joined(ended)),
+                    written = self.write(&mut writer, &scripts, &part) => written,
+                };
+                if let Err(end) = written {
+                    for unsent in sent {
+                        if let Outgoing::Draft(draft) = unsent {
+                            self.not_sent(draft.number);
+                        }
+                    }
+                    return Err(end);
+                }
+            }
+        }
+    }
+
+    /// Appends a part of a batch. The receipts of its events come when they are applied.
+    async fn write(
+        self: &Arc<Self>,
+        connection: &mut MultiplexedConnection,
+        scripts: &Scripts,
+        part: &[Draft],
+    ) -> Result<(), End> {
+        if part.is_empty() {
+            return Ok(());
+        }
+        if !self.is_up() {
+            part.iter().for_each(|draft| self.not_sent(draft.number));
+            return Ok(());
+        }
+        let error = match run::<Vec<i64>>(connection, &self.publish(scripts, part)).await {
+            Ok(numbers) => {
+                self.take_numbers(part, &numbers);
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        let reason = format!("the server does not take events: {error}");
+        let refuse = |refusal| {
+            let now = Instant::now();
+            for draft in part {
+                self.pending.finish(draft.number, Err(refusal), now);
+                if let Some(value) = draft.value {
+                    self.value_answered(value, false);
+                }
+            }
+        };
+        match Refused::of(&error) {
+            Refused::NotNow => {
+                refuse(Refusal::Rejected);
+                self.log_refused(&reason);
+                Ok(())
+            }
+            Refused::Another => {
+                refuse(Refusal::Unavailable);
+                Err(End::Failed(reason))
+            }
+            Refused::Unknown => Err(End::Failed(reason)),
+        }
+    }
+
+    fn publish(&self, scripts: &Scripts, part: &[Draft]) -> redis::Cmd {
+        let (keys, settings) = (&self.keys, &self.settings);
+        let term = self
+            .position
+            .lock()
+            .table
+            .as_ref()
+            .map_or(0, |table| table.current().id);
+        let mut command = call(&scripts.publish, &[&keys.events, &keys.kept, &keys.state, &keys.merged]);
+        command.arg(&*settings.prefix).arg(term);
+        command.arg(settings.log_bytes).arg(settings.plain_bytes);
+        command.arg(
+            u64::try_from(settings.duplicate_window.as_millis())
+                .unwrap_or(u64::MAX)
+                .max(1),
+        );
+        for draft in part {
+            command.arg(&draft.name).arg(&*draft.payload).arg(draft.keep);
+            command.arg(draft.id.map_or_else(String::new, |id| format!("{id:?}")));
+        }
+        command
+    }
+
+    fn take_numbers(&self, part: &[Draft], numbers: &[i64]) {
+        for (draft, number) in part.iter().zip(numbers) {
+            if let Some(value) = draft.value {
+                self.value_answered(value, true);
+            } else if *number < 0 {
+                let first = number.unsigned_abs();
+                tokio::spawn(Arc::clone(&self.replica).find_duplicate(draft.number, Some(first)));
+            } else {
+                self.note_newest(number.unsigned_abs());
+            }
+        }
+    }
+
+    fn log_refused(&self, reason: &str) {
+        let (mut logged, now) = (self.refused_logged.lock(), Instant::now());
+        let is_due = |logged: Instant| now.saturating_duration_since(logged) >= REFUSED_LOGGED;
+        if logged.is_none_or(is_due) {
+            *logged = Some(now);
+            tracing::warn!(reason, "the broker refuses events (said once a minute)");
+        }
+    }
+
+    /// Writes a notice every second, and ends when none comes back or the server is another one.
+    async fn write_notices(
+        self: Arc<Self>,
+        mut connection: MultiplexedConnection,
+        scripts: Scripts,
+        incarnation: String,
+    ) -> End {
+        let mut ticks = interval(NOTICE_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            match self.write_next_notice(&mut connection, &scripts, &incarnation).await {
+                Ok(()) => {}
+                Err(end) => return end,
+            }
+        }
+    }
+
+    async fn write_next_notice(
+        &self,
+        connection: &mut MultiplexedConnection,
+        scripts: &Scripts,
+        incarnation: &str,
+    ) -> Result<(), End> {
+        if inspect(connection).await?.incarnation != incarnation {
+            return Err(End::Failed(
+                "the server was replaced, or was a replica meanwhile".to_owned(),
+            ));
+        }
+        if self.is_up() {
+            self.store_due_values();
+        }
+        let (notice, after) = self.next_notice()?;
+        // If another gateway has written one meanwhile, that one is as good.
+        match self.write_notice(connection, scripts, &notice, after).await? {
+            Written::At(_) | Written::Overtaken => Ok(()),
+        }
+    }
+}
+
+/// The next entries that one call can take. What waits for them is told with the next part, when they are sent.
+fn take_part(sent: &mut std::iter::Peekable<std::vec::IntoIter<Outgoing>>) -> Vec<Draft> {
+    let (mut part, mut bytes) = (Vec::new(), 0);
+    while bytes < BATCH_BYTES
+        && let Some(Outgoing::Draft(_)) = sent.peek()
+        && let Some(Outgoing::Draft(draft)) = sent.next()
+    {
+        bytes += draft.payload.len();
+        part.push(draft);
+    }
+    if part.is_empty()
+        && let Some(Outgoing::Flush(done)) = sent.next()
+    {
+        // Nobody may wait any more.
+        let _ = done.send(());
+    }
+    part
+}
+
+fn joined(ended: Result<End, tokio::task::JoinError>) -> End {
+    ended.unwrap_or_else(|error| End::Failed(error.to_string()))
+}
+
+/// Asks the Sentinel now and then, and ends when it names another master.
+async fn watch(mut sentinel: Sentinel, address: String) -> End {
+    let mut ticks = interval(SENTINEL_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        match sentinel.master().await {
+            Ok(master) if master == address => {}
+            Ok(master) => return End::Failed(format!("the Sentinel names another master: {master}")),
+            // The server itself may be well.
+            Err(end) => {
+                tracing::warn!(
+                    reason = end.reason(),
+                    "the Sentinel is not watched any more until the next connection"
+                );
+                return std::future::pending().await;
+            }
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! How gateways reach Redis: with TLS, as an ACL user, by a Sentinel, and with the files of `deploy/scaling`.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use tickgate::auth::Secret;
+use tickgate::broker::{Link, SharedSettings, redis};
+use tickgate::config::{Config, Environment};
+
+use crate::node::{Node, event, until};
+use crate::process::free_port;
+use crate::redis_server::{Keeps, Redis};
+
+fn deployed(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/scaling").join(name);
+    std::fs::read_to_string(path).expect("a file of deploy/scaling")
+}
+
+/// The lines of a configuration of Redis as arguments. The test chooses address and port.
+fn arguments(text: &str) -> Vec<String> {
+    let lines = text.lines().map(str::trim);
+    let lines = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let mut arguments = Vec::new();
+    for line in lines {
+        let (key, value) = line.split_once(' ').expect("a key and its value");
+        if !["bind", "port"].contains(&key) {
+            arguments.push(format!("--{key}"));
+            arguments.extend(value.split(' ').map(str::to_owned));
+        }
+    }
+    arguments
+}
+
+#[test]
+fn the_files_of_the_deployment_over_redis_work_together() {
+    let arguments = arguments(&deployed("redis.conf").replace("CHANGE-ME", "hidden"));
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let server = Redis::start_with(Path::new("redis-server"), Keeps::Nothing, &arguments);
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let secret = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        path.display().to_string()
+    };
+    let long = "0123456789abcdef0123456789abcdef";
+    let text = deployed("gateway-redis.toml")
+        .replace("redis-1:6379", &format!("127.0.0.1:{}", server.port))
+        .replace("/etc/tickgate/secrets/redis-password", &secret("password", "hidden"))
+        .replace("/etc/tickgate/secrets/jwt-secret", &secret("jwt", long))
+        .replace("/etc/tickgate/secrets/admin-key", &secret("admin", &long.repeat(2)));
+    let file = secret("tickgate.toml", &text);
+    let config = Config::load(Some(Path::new(&file)), &Environment::of([]));
+    let config = config.unwrap_or_else(|problems| panic!("{problems}"));
+    let Some(SharedSettings::Redis(settings)) = config.gateway(1000).shared else {
+        panic!("the gateway shares a Redis server");
+    };
+    let mut node = Node::redis(settings.clone());
+    node.wait_for(Link::Up);
+    node.publish_one(event("kept.a", 1));
+    assert_eq!(node.last("kept.a").as_deref(), Some("1"));
+    let other = redis::Settings {
+        prefix: "another".into(),
+        ..settings.clone()
+    };
+    let mut other = Node::redis(other);
+    assert_eq!(
+        other.broker.link(),
+        Link::Down,
+        "the user may use the keys of the gateways only"
+    );
+    let without = redis::Settings {
+        login: redis::Login::default(),
+        ..settings
+    };
+    assert_eq!(Node::redis(without).broker.link(), Link::Down, "there is no other user");
+    other.take_messages();
+}
+
+#[test]
+fn a_gateway_speaks_tls_as_an_acl_user() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    let (key, certificate) = (path("key.pem"), path("certificate.pem"));
+    let made = Command::new("openssl")
+        .args("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=redis".split(' '))
+        .args("-addext subjectAltName=IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE".split(' '))
+        .args(["-keyout", &key, "-out", &certificate])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    assert!(made.is_ok_and(|status| status.success()), "openssl makes a certificate");
+    let port = free_port();
+    let server = Redis::start_with(
+        Path::new("redis-server"),
+        Keeps::Nothing,
+        &[
+            "--tls-port",
+            &port.to_string(),
+            "--tls-cert-file",
+            &certificate,
+            "--tls-key-file",
+            &key,
+            "--tls-ca-cert-file",
+            &certificate,
+            "--tls-auth-clients",
+            "no",
+            "--user",
+            "gateway",
+            "on",
+            ">hidden",
+            "~suite.one:*",
+            "+@all",
+        ],
+    );
+    let settings = |password: &str, ca_file: Option<&str>| redis::Settings {
+        login: redis::Login {
+            user: Some("gateway".into()),
+            password: Some(Secret::new(password.as_bytes().to_vec())),
+            ca_file: ca_file.map(Into::into),
+        },
+        ..Node::redis_settings(&format!("rediss://127.0.0.1:{port}"), "one")
+    };
+    let mut node = Node::redis(settings("hidden", Some(&certificate)));
+    node.wait_for(Link::Up);
+    node.publish_one(event("kept.a", 1));
+    let wrong = Node::redis(settings("wrong", Some(&certificate)));
+    let untrusted = Node::redis(settings("hidden", None));
+    assert_eq!((wrong.broker.link(), untrusted.broker.link()), (Link::Down, Link::Down));
+    drop(server);
+}
+
+/// A Sentinel that watches one master.
+struct Sentinel {
+    process: Child,
+    port: u16,
+    _directory: tempfile::TempDir,
+}
+
+impl Sentinel {
+    fn start(master: u16) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let (file, port) = (directory.path().join("sentinel.conf"), free_port());
+        let text = format!(
+            "port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor events 127.0.0.1 {master} 1\n\
+             sentinel down-after-milliseconds events 500\nsentinel failover-timeout events 3000\n",
+            directory.path().display()
+        );
+        std::fs::write(&file, text).expect("written");
+        let process = Command::new("redis-server")
+            .arg(&file)
+            .arg("--sentinel")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server is installed");
+        Self {
+            process,
+            port,
+            _directory: directory,
+        }
+    }
+}
+
+impl Drop for Sentinel {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn a_sentinel_leads_gateways_to_the_new_master() {
+    let program = Path::new("redis-server");
+    let master = Redis::start_with(program, Keeps::Nothing, &["--repl-diskless-sync-delay", "0"]);
+    let of = format!("127.0.0.1 {}", master.port);
+    let replica = Redis::start_with(program, Keeps::Nothing, &["--replicaof", &of]);
+    until("the replica", || replica.info_text("master_link_status") == "up");
+    let sentinel = Sentinel::start(master.port);
+    let url = format!("sentinel://127.0.0.1:{}/events", sentinel.port);
+    let mut node = Node::redis(Node::redis_settings(&url, "one"));
+    node.wait_for(Link::Up);
+    let before = node.publish_one(event("kept.a", 1));
+    // The Sentinel has found the replica, and the replica has the event.
+    until("the replica", || {
+        sentinel_says(sentinel.port, "SENTINEL REPLICAS events").contains(&replica.port.to_string())
+    });
+    let offset = master.info("master_repl_offset");
+    until("the event", || replica.info("slave_repl_offset") >= offset);
+    drop(master);
+    node.wait_for(Link::Down);
+    node.wait_for(Link::Up);
+    assert_eq!(replica.info_text("role"), "master");
+    let after = node.publish_one(event("kept.a", 2));
+    assert_eq!(after.epoch, before.epoch);
+    let recovered = node.recover("kept.a", node.hub.epoch(), before.offset.expect("a history"));
+    assert_eq!((recovered, node.resyncs), (Some(vec!["2".to_owned()]), 0));
+}
+
+/// The beginning of the reply to a command.
+fn sentinel_says(port: u16, command: &str) -> String {
+    use std::io::{Read as _, Write as _};
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).expect("connected");
+    stream.write_all(format!("{command}\r\n").as_bytes()).expect("sent");
+    let mut reply = [0; 4096];
+    let count = stream.read(&mut reply).expect("a reply");
+    String::from_utf8_lossy(&reply[..count]).into_owned()
+}
