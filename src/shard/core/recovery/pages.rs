@@ -208,7 +208,11 @@ impl Reading {
             while page.overtaken
                 && let Some(floor) = floor_above(&due, fanout.inbox(), now)
             {
-                due.need = Need::After(floor);
+                // The last value is kept longer than the history, and owed all the same.
+                due.need = match due.need {
+                    Need::LastOrAfter(_) | Need::LastAndAfter(_) => Need::LastOrAfter(floor),
+                    Need::After(_) | Need::Newest { .. } | Need::Whole { .. } => Need::After(floor),
+                };
                 page = read(fanout.inbox_mut(), &due, due.need, limit, now);
             }
             if !page.overtaken {
