@@ -190,6 +190,50 @@ fn publish_of_five((rig, events): (Rig, Vec<NewEvent>)) -> Rig {
     rig
 }
 
+/// 1000 clients of Socket.IO with one pattern, and eight events in the inbox, with and without offsets for connection state
+/// recovery.
+fn crowd_of_socket_io(recovers: bool) -> Rig {
+    let mut rig = Rig::with_socket_io(recovers);
+    for _ in 0..1000 {
+        rig.connect_socket_io("bench.a.*");
+    }
+    rig.drain();
+    for _ in 0..2 {
+        rig.core.deliver(8);
+        rig.drain();
+        for channel in SINGLE.iter().cycle().take(8) {
+            rig.publish(event(channel));
+        }
+    }
+    rig
+}
+
+#[library_benchmark]
+#[bench::of_8000_without_recovery(args = (false,), setup = crowd_of_socket_io)]
+#[bench::of_8000_with_recovery(args = (true,), setup = crowd_of_socket_io)]
+fn deliver_socket_io(mut rig: Rig) -> Rig {
+    rig.core.deliver(8);
+    rig
+}
+
+/// 100 clients of Socket.IO that have caught up.
+fn leavers(recovers: bool) -> (Rig, Vec<ConnectionId>) {
+    let mut rig = Rig::with_socket_io(recovers);
+    let clients = (0..100).map(|_| rig.connect_socket_io("bench.a.*")).collect();
+    rig.drain();
+    (rig, clients)
+}
+
+#[library_benchmark]
+#[bench::of_100_without_recovery(args = (false,), setup = leavers)]
+#[bench::of_100_with_recovery(args = (true,), setup = leavers)]
+fn end_socket_io((mut rig, clients): (Rig, Vec<ConnectionId>)) -> Rig {
+    for id in clients {
+        rig.core.on_socket_error(id, NOW);
+    }
+    rig
+}
+
 fn an_event() -> Event {
     Event::new(event("bench.a.price"), None)
 }
@@ -252,6 +296,8 @@ library_benchmark_group!(
     benchmarks = [
         deliver,
         deliver_of_five,
+        deliver_socket_io,
+        end_socket_io,
         take_out,
         publish,
         publish_of_five,

@@ -18,7 +18,8 @@ use tickgate::shard::core::{Arrival, Sent, ShardCore};
 use tickgate::shard::mailbox::{ConnectionId, ConnectionPermit, Services};
 use tickgate::time::Now;
 use tickgate_protocol::channel::{Channel, Pattern, Tenant};
-use tickgate_protocol::dialect::{self, Dialect};
+use tickgate_protocol::dialect::engine_io::Revision;
+use tickgate_protocol::dialect::{self, Dialect, socket_io};
 use tickgate_protocol::message::CommandKey;
 use tickgate_protocol::wire::Deflate;
 
@@ -177,6 +178,51 @@ impl Rig {
         };
         let id = self.core.adopt(arrival, NOW);
         self.core.on_bytes(id, &mut client_frame(message.as_bytes()), NOW);
+        assert!(!self.core.is_closing(id), "a subscription failed");
+        self.connections += 1;
+        id
+    }
+
+    /// A rig whose clients speak Socket.IO, with or without connection state recovery.
+    #[allow(dead_code, reason = "not every benchmark has such clients")]
+    pub(crate) fn with_socket_io(recovers: bool) -> Self {
+        let mut rig = Self::new();
+        let dialect = Dialect::SocketIo(socket_io::Settings {
+            recovery_window_ms: recovers.then_some(120_000),
+            ..socket_io::Settings::default()
+        });
+        let settings = session::Settings {
+            dialect,
+            ..(*rig.settings[0]).clone()
+        };
+        rig.settings = vec![Arc::new(settings)];
+        rig
+    }
+
+    /// Adds a client that connects to the namespace and subscribes.
+    #[allow(dead_code, reason = "not every benchmark has such clients")]
+    pub(crate) fn connect_socket_io(&mut self, pattern: &str) -> ConnectionId {
+        let mut secret = [0; 16];
+        secret[..8].copy_from_slice(&self.connections.to_be_bytes());
+        let arrival = Arrival {
+            settings: Arc::clone(&self.settings[0]),
+            engine_io: Some(session::Opening {
+                revision: Revision::Four,
+                by_poll: false,
+                secret,
+                token: None,
+            }),
+            identity: Ok(None),
+            address: None,
+            nonce: self.connections,
+            deflate: None,
+            permit: Box::new(Permit),
+        };
+        let id = self.core.adopt(arrival, NOW);
+        let subscribe = format!(r#"42["subscribe",{{"channels":["{pattern}"]}}]"#);
+        for packet in ["40", &subscribe] {
+            self.core.on_bytes(id, &mut client_frame(packet.as_bytes()), NOW);
+        }
         assert!(!self.core.is_closing(id), "a subscription failed");
         self.connections += 1;
         id
