@@ -87,7 +87,8 @@ RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --quiet
 wait "$packages" || { cat "$log"; exit 1; }
 
 step "unit and integration tests"
-bounded 40 cargo test --workspace --locked
+# Most tests that take long wait for servers and timers, so there are more threads than cores.
+RUST_TEST_THREADS=$(($(nproc) * 2)) bounded 40 cargo test --workspace --locked
 
 step "clients from npm and PyPI"
 TICKGATE_BIN="$(realpath "${CARGO_TARGET_DIR:-target}")/debug/tickgate" bounded 15 node --test --test-concurrency=2 \
