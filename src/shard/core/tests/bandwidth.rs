@@ -203,6 +203,43 @@ fn what_a_history_keeps_no_more_is_told_and_the_client_stays() {
     assert_eq!(numbers(&rig.read_for(id, 0).0), [151]);
 }
 
+/// A client may be owed the last value of a channel whose history is gone by its turn. The last value is kept longer.
+#[test]
+fn a_last_value_comes_though_the_history_behind_it_is_gone() {
+    let class = Class {
+        cache_last: true,
+        history: Some(History {
+            size: 5,
+            ttl_ms: 100,
+        }),
+        overflow: Overflow::Disconnect,
+        ..Class::default()
+    };
+    let mut rig = Rig::with_classes(vec![("life.*", class)]);
+    let id = rig.connect_limited();
+    rig.subscribe(id, "system.log");
+    rig.read(id);
+    rig.event("life.a", &long(1));
+    for _ in 0..2 {
+        for number in 1_001..=1_020 {
+            rig.event("system.log", &long(number));
+        }
+        rig.read_for(id, 0);
+    }
+    assert_eq!(rig.throttled(), 1);
+    rig.subscribe(id, "life.*");
+    for number in 2..=12 {
+        rig.event("life.a", &long(number));
+    }
+    let (got, _) = rig.read_for(id, 10_000);
+    let of_life: Vec<_> = numbers(&got).into_iter().filter(|number| *number < 1_000).collect();
+    assert_eq!(of_life, [12]);
+    let lost = got.iter().filter(|frame| frame.kind() == "dropped");
+    let lost: Vec<_> = lost.map(|frame| frame.text()["data"]["channels"].clone()).collect();
+    assert!(lost.contains(&json!(["life.a"])), "{lost:?}");
+    assert!(!rig.core.is_closing(id));
+}
+
 #[test]
 fn the_identity_says_the_limit_and_the_status_shows_it() {
     let mut rig = Rig::new();
