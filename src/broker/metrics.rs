@@ -92,7 +92,7 @@ impl BrokerSample {
         ),
         Metric::gauge(
             "tickgate_broker_behind",
-            "Events that wait in the broker's streams for this gateway, by lane.",
+            "Events that wait in the broker's streams for this gateway, by lane; with Redis all are in `log`.",
             |broker, samples| lanes(broker.behind, samples),
         ),
         Metric::gauge(

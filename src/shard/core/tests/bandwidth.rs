@@ -208,10 +208,7 @@ fn what_a_history_keeps_no_more_is_told_and_the_client_stays() {
 fn a_last_value_comes_though_the_history_behind_it_is_gone() {
     let class = Class {
         cache_last: true,
-        history: Some(History {
-            size: 5,
-            ttl_ms: 100,
-        }),
+        history: Some(History { size: 5, ttl_ms: 100 }),
         overflow: Overflow::Disconnect,
         ..Class::default()
     };
