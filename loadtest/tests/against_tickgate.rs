@@ -10,11 +10,14 @@ use serde_json::Value;
 const SECRET: &str = "a secret of thirty-two bytes or more";
 const ADMIN_KEY: &str = "an-admin-key-of-this-test-only";
 
-/// Path of the gateway's program, built once for all tests of this file. Cargo gives the paths of programs only to
-/// tests of their own package.
+/// Path of the gateway's program: that of `TICKGATE_BIN`, or one that is built once for all tests of this file. Cargo gives the
+/// paths of programs only to tests of their own package.
 fn program() -> &'static PathBuf {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
+        if let Some(path) = std::env::var_os("TICKGATE_BIN") {
+            return path.into();
+        }
         let mut build = Command::new(env!("CARGO"));
         build.args([
             "build",
