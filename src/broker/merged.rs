@@ -10,11 +10,12 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::message::{Problem, is_event_name};
+use super::message::Problem;
 use super::terms::FORMAT;
 use crate::hub::{Epoch, Merged, Newest};
 use tickgate_protocol::channel::Channel;
 use tickgate_protocol::json::check_value;
+use tickgate_protocol::message::is_event_name;
 
 #[derive(Serialize, Deserialize)]
 struct Message<T> {

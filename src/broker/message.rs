@@ -19,7 +19,7 @@ use super::terms::FORMAT;
 use crate::event::{Deletion, EventId, NewEvent, PublishOptions};
 use tickgate_protocol::channel::{Channel, Tenant};
 use tickgate_protocol::json;
-use tickgate_protocol::message::EVENT_NAME_BYTES_MAX;
+use tickgate_protocol::message::is_event_name;
 
 /// The name of the default tenant in subjects. No configured tenant can have it.
 pub const DEFAULT_TENANT: &str = "~";
@@ -108,11 +108,6 @@ pub(super) enum Problem {
         "the channel keeps state here, but its events are not in the log: the gateways have different [[channel]] entries"
     )]
     Lane,
-}
-
-/// Whether a text can be the name of an event.
-pub(super) fn is_event_name(name: &str) -> bool {
-    (1..=EVENT_NAME_BYTES_MAX).contains(&name.len()) && !name.chars().any(char::is_control)
 }
 
 /// Reads and writes messages.

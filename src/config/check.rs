@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::problem::{Origin, Problems, join};
 use super::value::duration_text;
+use tickgate_protocol::message::is_event_name;
 
 /// Where each given key was written, by its full name.
 pub(super) type Given = BTreeMap<String, Origin>;
@@ -122,6 +123,14 @@ pub(super) fn no_longer_than(duration: &Duration, max: Duration) -> Result<(), S
 /// Accepts durations longer than zero.
 pub(super) fn not_zero(duration: &Duration) -> Result<(), String> {
     ensure(!duration.is_zero(), "must be longer than 0s")
+}
+
+/// Accepts no text, and one that can be the name of an event.
+pub(super) fn event_name(name: Option<&str>) -> Result<(), String> {
+    ensure(
+        name.is_none_or(is_event_name),
+        "must have 1 to 128 bytes and no control characters",
+    )
 }
 
 /// Accepts no text, and any but an empty or blank one. Taking an empty security setting for an unset one would open what

@@ -9,7 +9,7 @@ use super::{Message, Origin, SourceSettings};
 use crate::event::{EventId, NewEvent, PublishOptions};
 use tickgate_protocol::channel::TenantNames;
 use tickgate_protocol::json::{Scratch, check_value, read_record, split_array};
-use tickgate_protocol::message::EVENT_NAME_BYTES_MAX;
+use tickgate_protocol::message::is_event_name;
 
 /// Most records of one message.
 const RECORDS_MAX: usize = 100_000;
@@ -50,7 +50,7 @@ impl Converter {
         let scratch = &mut self.scratch;
         let channel = settings.channel.fill(subject, scratch)?.in_tenant(settings.tenant);
         let name: Box<str> = settings.event.fill(subject, scratch)?.into();
-        if !(1..=EVENT_NAME_BYTES_MAX).contains(&name.len()) || name.contains(char::is_control) {
+        if !is_event_name(&name) {
             return Err("the name of its event must have 1 to 128 bytes and no control characters".to_owned());
         }
         let data = match &settings.data {

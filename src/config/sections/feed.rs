@@ -6,15 +6,13 @@ use std::time::Duration;
 use crate::auth::Secret;
 use crate::backend::feeds::{FeedSettings, PublishMode, RedisKey, SourceSettings, UrlTemplate};
 use crate::backend::redis::{RedisAddress, RedisServer};
-use crate::config::check::{Because, Check, DAY, HOUR, ensure, no_longer_than, not_blank, not_zero};
+use crate::config::check::{Because, Check, DAY, HOUR, ensure, event_name, no_longer_than, not_blank, not_zero};
 use crate::config::declare::section;
 use tickgate_protocol::channel::{ChannelTemplate, Tenant};
 use tickgate_protocol::json::RecordKey;
 
 /// The shortest interval between two polls.
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
-/// The longest name of an event, in bytes.
-const EVENT_NAME_BYTES_MAX: usize = 128;
 
 section! {
     /// `[[feed]]`.
@@ -60,11 +58,7 @@ section! {
 }
 
 fn is_event_name(name: &Option<String>) -> Result<(), String> {
-    let fine = |name: &String| (1..=EVENT_NAME_BYTES_MAX).contains(&name.len()) && !name.contains(char::is_control);
-    ensure(
-        name.as_ref().is_none_or(fine),
-        "must have 1 to 128 bytes and no control characters",
-    )
+    event_name(name.as_deref())
 }
 
 fn source_fits_the_channel(feed: &Feed, check: &mut Check<'_>) {

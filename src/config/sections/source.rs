@@ -10,12 +10,11 @@ use crate::backend::ingest::{
 };
 use crate::backend::redis::{RedisAddress, RedisServer};
 use crate::broker::nats::Login;
-use crate::config::check::{Check, ensure, not_blank};
+use crate::config::check::{Check, ensure, event_name, not_blank};
 use crate::config::declare::section;
 use crate::config::value::choices;
 use tickgate_protocol::channel::{Channel, Classes, Tenant};
 use tickgate_protocol::json::RecordKey;
-use tickgate_protocol::message::EVENT_NAME_BYTES_MAX;
 
 section! {
     /// `[[source]]`.
@@ -75,12 +74,7 @@ choices!(StartKind { "new" => Self::New, "all" => Self::All });
 const CONSUMER: &str = "tickgate";
 
 fn is_event_name(event: &Option<SourceEvent>) -> Result<(), String> {
-    let name = event.as_ref().and_then(SourceEvent::fixed);
-    let fine = |name: &str| (1..=EVENT_NAME_BYTES_MAX).contains(&name.len()) && !name.contains(char::is_control);
-    ensure(
-        name.is_none_or(fine),
-        "must have 1 to 128 bytes and no control characters",
-    )
+    event_name(event.as_ref().and_then(SourceEvent::fixed))
 }
 
 fn is_consumer(name: &Option<String>) -> Result<(), String> {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{CHANNELS_PER_REQUEST_MAX, CommandKey, EVENT_NAME_BYTES_MAX, ErrorCode, ID_BYTES_MAX, RequestId};
+use super::{CHANNELS_PER_REQUEST_MAX, CommandKey, ErrorCode, ID_BYTES_MAX, RequestId, is_event_name};
 use crate::channel::{Channel, Pattern};
 use crate::json::{self, Kind, Object, Scratch, Value};
 use crate::rate::Rate;
@@ -151,7 +151,7 @@ impl<'s, 't> Fields<'s, 't> {
     /// The required name of an event, `event`.
     pub(crate) fn event_name(&mut self) -> Result<Cow<'t, str>, FieldError> {
         let name = self.text("event")?;
-        if name.is_empty() || name.len() > EVENT_NAME_BYTES_MAX || name.chars().any(char::is_control) {
+        if !is_event_name(&name) {
             return Err(FieldError::invalid(
                 "event",
                 "must have 1 to 128 bytes and no control characters",

@@ -98,6 +98,12 @@ pub const ID_BYTES_MAX: usize = 128;
 /// The length limit of an event's name, in bytes.
 pub const EVENT_NAME_BYTES_MAX: usize = 128;
 
+/// Whether a text can be the name of an event: 1 to [`EVENT_NAME_BYTES_MAX`] bytes without control characters.
+#[must_use]
+pub fn is_event_name(name: &str) -> bool {
+    (1..=EVENT_NAME_BYTES_MAX).contains(&name.len()) && !name.contains(char::is_control)
+}
+
 /// The limit on events in one reply to `history`.
 pub const HISTORY_EVENTS_MAX: u32 = 1000;
 
