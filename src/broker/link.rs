@@ -1,8 +1,10 @@
 //! What ends a session with a broker, and when the next one begins.
 
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use rand::RngExt as _;
+use tokio::task::JoinError;
 
 /// How often a notice is written, and how often publishes that take too long are looked for.
 pub(super) const NOTICE_EVERY: Duration = Duration::from_secs(1);
@@ -17,7 +19,7 @@ pub(super) const DEAF: Duration = Duration::from_millis(3500);
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
 /// How long the start waits to learn whether the broker fits to the configuration.
-pub(super) const PROBE: Duration = Duration::from_secs(4);
+const PROBE: Duration = Duration::from_secs(4);
 
 /// How long the broker may take for one answer.
 pub(super) const ANSWER: Duration = Duration::from_secs(3);
@@ -45,6 +47,24 @@ impl End {
         let (Self::Failed(reason) | Self::Unfit(reason) | Self::Gap(reason)) = self;
         reason
     }
+}
+
+/// Waits for a moment to learn from the first session whether the broker fits to the configuration. One that cannot be reached
+/// may.
+///
+/// # Errors
+///
+/// Why it does not fit.
+pub(super) fn fits(first: &Receiver<Option<End>>) -> Result<(), String> {
+    match first.recv_timeout(PROBE) {
+        Ok(Some(End::Unfit(reason))) => Err(reason),
+        _ => Ok(()),
+    }
+}
+
+/// What a task of a session that is over says of its end.
+pub(super) fn end_of(task: Result<End, JoinError>) -> End {
+    task.unwrap_or_else(|error| End::Failed(error.to_string()))
 }
 
 /// When the next session begins.

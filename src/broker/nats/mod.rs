@@ -55,7 +55,7 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
-use super::link::{End, PROBE};
+use super::link::fits;
 use super::merged as merged_value;
 use super::message::{Decoder, HEAD_BYTES_MAX, Source};
 use super::metrics::BrokerSample;
@@ -111,10 +111,6 @@ pub struct Settings {
     /// limit.
     pub publish_per_second: Vec<u32>,
 }
-
-/// The log keeps so many times as many events of a channel as may come before its merged value is handed over. So that many
-/// gateways may publish to it.
-const MERGED_IN_LOG: u64 = 64;
 
 /// Where a stream is stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -211,7 +207,7 @@ impl Nats {
         let membership = Membership {
             node: settings.node.clone(),
             classes: settings.classes.clone(),
-            merged_every: (settings.events_per_channel / MERGED_IN_LOG).max(8),
+            events_per_channel: settings.events_per_channel,
             tenants: settings.tenants.clone(),
             publish_per_second: settings.publish_per_second.clone(),
         };
@@ -228,13 +224,11 @@ impl Nats {
         let task = Arc::clone(&shared);
         runtime.spawn(Arc::clone(&shared.replica).give_up_late());
         runtime.spawn(async move { task.run(receiver, first).await });
-        match is_first.recv_timeout(PROBE) {
-            Ok(Some(End::Unfit(reason))) => Err(reason),
-            _ => Ok(Self {
-                shared,
-                runtime: runtime.clone(),
-            }),
-        }
+        fits(&is_first)?;
+        Ok(Self {
+            shared,
+            runtime: runtime.clone(),
+        })
     }
 
     /// The counters of the broker.

@@ -20,7 +20,7 @@ use super::attach::Ack;
 use super::connect::connect;
 use super::merged::OF_VALUE;
 use super::{Outgoing, Shared};
-use crate::broker::link::{End, NOTICE_EVERY, Retry, failed};
+use crate::broker::link::{End, NOTICE_EVERY, Retry, end_of, failed};
 use crate::broker::message::HEAD_BYTES_MAX;
 use crate::event::Refusal;
 
@@ -99,9 +99,7 @@ impl Shared {
         tasks.spawn(Arc::clone(self).exchange(client.clone(), is_up));
         loop {
             tokio::select! {
-                Some(ended) = tasks.join_next() => {
-                    return Err(ended.unwrap_or_else(|error| End::Failed(error.to_string())));
-                }
+                Some(ended) = tasks.join_next() => return Err(end_of(ended)),
                 lost = lost(&mut events) => return Err(lost),
                 next = outgoing.recv() => match next {
                     Some(next) => self.send_one(&client, &inbox, next).await,

@@ -4,20 +4,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::timeout;
-use xxhash_rust::xxh3::xxh3_128;
 
 use super::streams::Lane;
 use super::{Nats, Outgoing, Shared};
 use crate::broker::Origin;
-use crate::shard::mailbox::ShardMessage;
+use crate::broker::replica::session_token;
 use crate::suspended::{Claim, Record};
-
-/// How long looking for a session may take. Its client waits.
-const PATIENCE: Duration = Duration::from_secs(3);
 
 impl Nats {
     pub(super) fn keep(&self, session: Record) -> Result<(), Record> {
@@ -37,31 +31,21 @@ impl Nats {
 
     pub(super) fn take(&self, from: Origin, claim: Claim) {
         let shared = Arc::clone(&self.shared);
-        self.runtime.spawn(async move {
-            let found = timeout(PATIENCE, shared.take_session(&claim)).await;
-            let message = ShardMessage::TakenBack {
-                to: from.connection,
-                request: from.request,
-                found: found.ok().flatten().map(Box::new),
-            };
-            shared.pending.send(from.connection.shard, message);
-        });
+        self.runtime
+            .spawn(async move { shared.give_back(from, shared.take_session(&claim)).await });
     }
 }
 
 impl Shared {
-    /// The subject of a session. A client may say anything in the place of the name, so its hash is a token.
+    /// The subject of a session.
     fn session_subject(&self, pid: &str) -> String {
-        format!("{}.sessions.{:032x}", self.settings.prefix, xxh3_128(pid.as_bytes()))
+        format!("{}.sessions.{}", self.settings.prefix, session_token(pid))
     }
 
     async fn take_session(&self, claim: &Claim) -> Option<Record> {
         let subject = self.session_subject(&claim.pid);
         let (sequence, text) = self.newest(Lane::Sessions, &subject).await.ok()??;
-        let record = Record::decode(&text, &self.tenants)?;
-        if !record.is_for(claim, self.clock.now().unix_ms) {
-            return None;
-        }
+        let record = self.claimed(&text, claim)?;
         let is_own = self.delete(Lane::Sessions, sequence).await.ok()?;
         is_own.then_some(record)
     }

@@ -63,7 +63,7 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
-use super::link::{End, PROBE};
+use super::link::fits;
 use super::message::Decoder;
 use super::metrics::BrokerSample;
 use super::pending::Waiter;
@@ -128,10 +128,6 @@ impl Default for Settings {
         }
     }
 }
-
-/// So many times as many events of a channel are kept as may come before its merged value is handed over. So that many
-/// gateways may publish to it.
-const MERGED_IN_LOG: u64 = 64;
 
 /// The broker; see the module's docs.
 pub struct Redis {
@@ -232,7 +228,7 @@ impl Redis {
         let membership = Membership {
             node: settings.node.clone(),
             classes: settings.classes.clone(),
-            merged_every: (settings.events_per_channel / MERGED_IN_LOG).max(8),
+            events_per_channel: settings.events_per_channel,
             tenants: settings.tenants.clone(),
             publish_per_second: settings.publish_per_second.clone(),
         };
@@ -249,13 +245,11 @@ impl Redis {
         let task = Arc::clone(&shared);
         runtime.spawn(Arc::clone(&shared.replica).give_up_late());
         runtime.spawn(async move { task.run(receiver, first).await });
-        match is_first.recv_timeout(PROBE) {
-            Ok(Some(End::Unfit(reason))) => Err(reason),
-            _ => Ok(Self {
-                shared,
-                runtime: runtime.clone(),
-            }),
-        }
+        fits(&is_first)?;
+        Ok(Self {
+            shared,
+            runtime: runtime.clone(),
+        })
     }
 
     /// The counters of the broker.

@@ -16,7 +16,7 @@ use super::attach::Written;
 use super::connect::{Sentinel, find, inspect};
 use super::scripts::{CallError, Scripts, call, run};
 use super::{Draft, Outgoing, Shared};
-use crate::broker::link::{End, NOTICE_EVERY, Retry};
+use crate::broker::link::{End, NOTICE_EVERY, Retry, end_of};
 use crate::event::Refusal;
 
 /// The most entries of one call, and the most bytes of their payloads before the next call begins.
@@ -124,7 +124,7 @@ impl Shared {
         let mut batch = Vec::with_capacity(BATCH);
         loop {
             tokio::select! {
-                Some(ended) = tasks.join_next() => return Err(joined(ended)),
+                Some(ended) = tasks.join_next() => return Err(end_of(ended)),
                 count = outgoing.recv_many(&mut batch, BATCH) => {
                     if count == 0 {
                         return Err(End::Failed("the gateway ends".to_owned()));
@@ -135,7 +135,7 @@ impl Shared {
             while sent.peek().is_some() {
                 let part = take_part(&mut sent);
                 let written = tokio::select! {
-                    Some(ended) = tasks.join_next() => Err(joined(ended)),
+                    Some(ended) = tasks.join_next() => Err(end_of(ended)),
                     written = self.write(&mut writer, &scripts, &part) => written,
                 };
                 if let Err(end) = written {
@@ -297,10 +297,6 @@ fn take_part(sent: &mut std::iter::Peekable<std::vec::IntoIter<Outgoing>>) -> Ve
         let _ = done.send(());
     }
     part
-}
-
-fn joined(ended: Result<End, tokio::task::JoinError>) -> End {
-    ended.unwrap_or_else(|error| End::Failed(error.to_string()))
 }
 
 /// Asks the Sentinel now and then, and ends when it names another master.

@@ -3,19 +3,14 @@
 //! Invariant: a session is given out once. Whoever deletes its key has it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::time::timeout;
-use xxhash_rust::xxh3::xxh3_128;
 
 use super::scripts::{call, run};
 use super::{Redis, Shared};
 use crate::broker::Origin;
-use crate::shard::mailbox::ShardMessage;
+use crate::broker::replica::{PATIENCE, session_token};
 use crate::suspended::{Claim, Record};
-
-/// How long looking for a session may take. Its client waits.
-const PATIENCE: Duration = Duration::from_secs(3);
 
 impl Redis {
     pub(super) fn keep(&self, session: Record) -> Result<(), Record> {
@@ -42,22 +37,15 @@ impl Redis {
 
     pub(super) fn take(&self, from: Origin, claim: Claim) {
         let shared = Arc::clone(&self.shared);
-        self.runtime.spawn(async move {
-            let found = timeout(PATIENCE, shared.take_session(&claim)).await;
-            let message = ShardMessage::TakenBack {
-                to: from.connection,
-                request: from.request,
-                found: found.ok().flatten().map(Box::new),
-            };
-            shared.pending.send(from.connection.shard, message);
-        });
+        self.runtime
+            .spawn(async move { shared.give_back(from, shared.take_session(&claim)).await });
     }
 }
 
 impl Shared {
-    /// The key of a session. A client may say anything in the place of the name.
+    /// The key of a session.
     fn session_key(&self, pid: &str) -> String {
-        format!("{}:session:{:032x}", self.settings.prefix, xxh3_128(pid.as_bytes()))
+        format!("{}:session:{}", self.settings.prefix, session_token(pid))
     }
 
     async fn take_session(&self, claim: &Claim) -> Option<Record> {
@@ -65,10 +53,7 @@ impl Shared {
         let key = self.session_key(&claim.pid);
         let text: Option<Vec<u8>> = redis::cmd("GET").arg(&key).query_async(&mut connection).await.ok()?;
         let text = text?;
-        let record = Record::decode(&text, &self.tenants)?;
-        if !record.is_for(claim, self.clock.now().unix_ms) {
-            return None;
-        }
+        let record = self.claimed(&text, claim)?;
         let mut command = call(&scripts.take, &[&key]);
         command.arg(text);
         let taken: u8 = run(&mut connection, &command).await.ok()?;

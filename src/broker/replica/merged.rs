@@ -20,6 +20,10 @@ use tickgate_protocol::channel::Channel;
 /// How long after an event its channel's value is handed over, if there were not many events before.
 const AFTER: Duration = Duration::from_secs(2);
 
+/// The log keeps so many times as many events of a channel as may come before its value is handed over. So that many gateways
+/// may publish to it.
+const IN_LOG: u64 = 64;
+
 /// About so many bytes of values are handed over in a second; more wait.
 const BYTES_PER_SECOND: usize = 4 << 20;
 
@@ -84,7 +88,7 @@ impl Merging {
 impl Replica {
     /// Notes an event of a channel whose value is merged. Returns whether the value is to be handed over now.
     pub(super) fn note_merged(&self, channel: &Channel) -> bool {
-        let every = self.membership.merged_every;
+        let every = (self.membership.events_per_channel / IN_LOG).max(8);
         self.merging.lock().note(channel, every, Instant::now())
     }
 

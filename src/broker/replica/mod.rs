@@ -10,11 +10,13 @@
 //! | `attach` | notices, and the place of the hub in the log |
 //! | `apply` | from the log into the hub |
 //! | `merged` | merged values for gateways that read the log back later |
+//! | `sessions` | Socket.IO sessions that ended |
 
 mod apply;
 mod attach;
 mod merged;
 mod publish;
+mod sessions;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -39,6 +41,7 @@ use tickgate_protocol::channel::{Channel, TenantNames};
 pub(super) use apply::Place;
 pub(super) use attach::{Extent, Newest};
 pub(super) use merged::Value;
+pub(super) use sessions::{PATIENCE, session_token};
 
 use merged::Merging;
 
@@ -60,8 +63,8 @@ pub(in crate::broker) struct Membership {
     pub(in crate::broker) node: Box<str>,
     /// The classes of channels, which must be the same on all gateways.
     pub(in crate::broker) classes: ClassTable,
-    /// A merged value is handed over after at most so many events of its channel. The log must keep many times as many.
-    pub(in crate::broker) merged_every: u64,
+    /// The events that the log keeps of a channel whose events are merged.
+    pub(in crate::broker) events_per_channel: u64,
     /// The names of the tenants, from number 1 on.
     pub(in crate::broker) tenants: Vec<Box<str>>,
     /// Events per second of one publisher of each tenant through this gateway, the default tenant's first; 0 or missing: no
