@@ -21,13 +21,7 @@ PATH="$PATH:/usr/sbin"
 
 source loadtest/servers.sh
 work=$(mktemp -d)
-others=()
-end() {
-    stop
-    for pid in "${others[@]}"; do { kill -KILL "$pid" && wait "$pid" || true; } 2>/dev/null; done
-    others=()
-    rm -rf "$work/store"
-}
+end() { stop; rm -rf "$work/store"; }
 trap 'end; rm -rf "$work"' EXIT
 
 # gateway NAME PUBLIC ADMIN LANE BROKER: writes the configuration of a gateway. The lane of all channels is that of their class.

@@ -26,13 +26,7 @@ nats=${NATS:-nats-server}
 
 source loadtest/servers.sh
 work=$(mktemp -d)
-others=()
-end() {
-    stop
-    for pid in "${others[@]}"; do { kill -KILL "$pid" && wait "$pid" || true; } 2>/dev/null; done
-    others=()
-    rm -rf "$work/store"
-}
+end() { stop; rm -rf "$work/store"; }
 trap 'end; rm -rf "$work"' EXIT
 
 # start_nats: a server that lives until `end`.

@@ -1,14 +1,15 @@
 # Functions for the scripts that measure; they source this file in the project's root. It creates secrets for one run and
-# starts one server at a time on core 0.
+# starts one server at a time on core 0. A script may start others beside it, whose process ids it adds to `others`.
 TICKGATE_JWT_SECRET=$(head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n')
 TICKGATE_ADMIN_KEY=$(head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n')
 export TICKGATE_JWT_SECRET TICKGATE_ADMIN_KEY
 server=
 proxy=
-# Kills the server without a drain, since its clients have already ended, and the proxy in front of it.
+others=()
+# Kills the server without a drain, since its clients have already ended, the proxy in front of it, and the others.
 stop() {
-  for process in $proxy $server; do { kill -KILL "$process" && wait "$process" || true; } 2>/dev/null; done
-  server=; proxy=
+  for process in $proxy $server "${others[@]}"; do { kill -KILL "$process" && wait "$process" || true; } 2>/dev/null; done
+  server=; proxy=; others=()
 }
 trap stop EXIT
 
