@@ -2,6 +2,8 @@
 
 #[path = "support/gateway.rs"]
 mod gateway;
+#[path = "support/process.rs"]
+mod process;
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::OwnedFd;
@@ -186,8 +188,7 @@ struct Process(Child);
 
 impl Process {
     fn terminate(&self) {
-        let pid = rustix::process::Pid::from_child(&self.0);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("told");
+        process::signal(&self.0, "TERM");
     }
 }
 

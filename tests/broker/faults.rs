@@ -192,19 +192,11 @@ fn a_server_that_reloads_its_configuration_keeps_its_links() {
     assert_eq!(connects(&world), before, "no link was lost");
 }
 
-#[test]
-fn a_gateway_whose_link_is_cut_or_held_gets_what_it_missed() {
-    let server = Nats::start();
-    let proxy = Proxy::start(server.port);
-    let mut behind = Node::nats(Node::settings(proxy.url(), "behind"));
-    let mut other = Node::nats(Node::settings(server.url(), "other"));
-    for node in [&mut behind, &mut other] {
-        node.wait_for(Link::Up);
-        node.join("*");
-    }
+/// Cuts and holds the link of a node that listens to all channels, while another node publishes.
+pub(crate) fn gets_what_it_missed(proxy: &Proxy, behind: &mut Node, other: &mut Node) {
     let mut number = 0;
     for fault in [Proxy::cut, Proxy::hold] {
-        fault(&proxy);
+        fault(proxy);
         behind.wait_for(Link::Down);
         assert_eq!(other.broker.link(), Link::Up);
         for _ in 0..20 {
@@ -219,6 +211,19 @@ fn a_gateway_whose_link_is_cut_or_held_gets_what_it_missed() {
     behind.take_until(&mut got, 80);
     check_order(&got).expect("in order");
     assert_eq!((got.len(), behind.resyncs), (80, 0));
+}
+
+#[test]
+fn a_gateway_whose_link_is_cut_or_held_gets_what_it_missed() {
+    let server = Nats::start();
+    let proxy = Proxy::start(server.port);
+    let mut behind = Node::nats(Node::settings(proxy.url(), "behind"));
+    let mut other = Node::nats(Node::settings(server.url(), "other"));
+    for node in [&mut behind, &mut other] {
+        node.wait_for(Link::Up);
+        node.join("*");
+    }
+    gets_what_it_missed(&proxy, &mut behind, &mut other);
 }
 
 #[test]

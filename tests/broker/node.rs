@@ -9,13 +9,13 @@ use tickgate::broker::redis::{self, Redis};
 use tickgate::broker::{Broker, Embedded, Link, Listeners, Origin, Readiness};
 use tickgate::event::{EventId, NewEvent, PublishOptions};
 use tickgate::hub::{self, Hub, Inbox, Numbering, PageLimit, Since};
-use tickgate::shard::mailbox::{ConnectionId, Mailbox, ShardMessage, mailbox};
+use tickgate::shard::mailbox::{ConnectionId, Mailbox, ShardHandle, ShardMessage, mailbox};
 use tickgate::suspended::{Claim, Record};
 use tickgate::time::{Clock, Now};
 use tickgate_protocol::channel::{BookRules, Channel, Class, Classes, History, Overflow, Pattern};
 use tickgate_protocol::dialect;
 use tickgate_protocol::json::RecordDelete;
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 
 use crate::{nats_server, redis_server};
 
@@ -159,6 +159,27 @@ impl Node {
         }
     }
 
+    /// A node whose hub follows the log of the broker that `start` starts.
+    fn following<B: Broker + 'static>(
+        start: impl FnOnce((Arc<Hub>, Vec<ShardHandle>), Clock, &Handle) -> Result<B, String>,
+    ) -> Result<(Self, Arc<B>), String> {
+        let (hub, inbox, clock, runtime) = Self::of(Numbering::Log);
+        let (shard, mailbox) = mailbox(Arc::clone(inbox.doorbell()), Arc::default());
+        let broker = Arc::new(start((Arc::clone(&hub), vec![shard]), clock, runtime.handle())?);
+        let node = Self {
+            broker: Arc::clone(&broker) as Arc<dyn Broker>,
+            nats: None,
+            redis: None,
+            hub,
+            inbox,
+            mailbox,
+            clock,
+            runtime,
+            resyncs: 0,
+        };
+        Ok((node, broker))
+    }
+
     pub(crate) fn settings(url: String, name: &str) -> nats::Settings {
         nats::Settings {
             urls: vec![url.into()],
@@ -176,21 +197,11 @@ impl Node {
     }
 
     pub(crate) fn try_nats(settings: nats::Settings) -> Result<Self, String> {
-        let (hub, inbox, clock, runtime) = Self::of(Numbering::Log);
-        let (shard, mailbox) = mailbox(Arc::clone(inbox.doorbell()), Arc::default());
-        let parts = (Arc::clone(&hub), vec![shard]);
-        let nats = Nats::start(settings, parts, clock, runtime.handle(), nobody())?;
-        let nats = Arc::new(nats);
+        let (node, nats) =
+            Self::following(|parts, clock, runtime| Nats::start(settings, parts, clock, runtime, nobody()))?;
         Ok(Self {
-            broker: Arc::clone(&nats) as Arc<dyn Broker>,
             nats: Some(nats),
-            redis: None,
-            hub,
-            inbox,
-            mailbox,
-            clock,
-            runtime,
-            resyncs: 0,
+            ..node
         })
     }
 
@@ -211,21 +222,11 @@ impl Node {
     }
 
     pub(crate) fn try_redis(settings: redis::Settings) -> Result<Self, String> {
-        let (hub, inbox, clock, runtime) = Self::of(Numbering::Log);
-        let (shard, mailbox) = mailbox(Arc::clone(inbox.doorbell()), Arc::default());
-        let parts = (Arc::clone(&hub), vec![shard]);
-        let redis = Redis::start(settings, parts, clock, runtime.handle(), nobody())?;
-        let redis = Arc::new(redis);
+        let (node, redis) =
+            Self::following(|parts, clock, runtime| Redis::start(settings, parts, clock, runtime, nobody()))?;
         Ok(Self {
-            broker: Arc::clone(&redis) as Arc<dyn Broker>,
-            nats: None,
             redis: Some(redis),
-            hub,
-            inbox,
-            mailbox,
-            clock,
-            runtime,
-            resyncs: 0,
+            ..node
         })
     }
 

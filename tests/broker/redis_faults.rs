@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use tickgate::broker::{Link, Readiness, redis};
 use tickgate::event::Refusal;
 
+use crate::faults::gets_what_it_missed;
 use crate::nats_server::Proxy;
 use crate::node::{Node, World, check_order, event, until, with_id};
 use crate::redis_server::{Keeps, Redis, servers};
@@ -172,23 +173,7 @@ fn a_gateway_whose_link_to_redis_is_cut_or_held_gets_what_it_missed() {
     let (mut behind, mut other) = (through(&proxy, "behind"), node(&server, "other"));
     behind.wait_for(Link::Up);
     behind.join("*");
-    let mut number = 0;
-    for fault in [Proxy::cut, Proxy::hold] {
-        fault(&proxy);
-        behind.wait_for(Link::Down);
-        assert_eq!(other.broker.link(), Link::Up);
-        for _ in 0..20 {
-            other.publish_one(event("kept.a", format!("[0,{number}]")));
-            other.publish_one(event("plain.a", format!("[0,{number}]")));
-            number += 1;
-        }
-        proxy.mend();
-        behind.wait_for(Link::Up);
-    }
-    let mut got = Vec::new();
-    behind.take_until(&mut got, 80);
-    check_order(&got).expect("in order");
-    assert_eq!((got.len(), behind.resyncs), (80, 0));
+    gets_what_it_missed(&proxy, &mut behind, &mut other);
     other.take_messages();
     assert_eq!(other.resyncs, 0);
 }

@@ -177,10 +177,8 @@ fn backends_are_noticed_by_both_ways_of_publishing_and_the_self_report_is_not() 
     assert_eq!(inbox.len(), 3);
 }
 
-#[test]
-fn a_report_is_published_every_five_seconds() {
-    let Rig { report, mut inbox, .. } = rig();
-    inbox.join(&Pattern::parse("system.gateway.*").expect("valid"));
+/// Lets a report run on virtual time.
+fn run_for_three_intervals(report: SelfReport) -> tokio::runtime::Runtime {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -191,6 +189,14 @@ fn a_report_is_published_every_five_seconds() {
         tokio::time::sleep(Duration::from_millis(3 * INTERVAL_MS + 1)).await;
         running.abort();
     });
+    runtime
+}
+
+#[test]
+fn a_report_is_published_every_five_seconds() {
+    let Rig { report, mut inbox, .. } = rig();
+    inbox.join(&Pattern::parse("system.gateway.*").expect("valid"));
+    run_for_three_intervals(report);
     assert_eq!(inbox.len(), 3);
 }
 
@@ -200,16 +206,7 @@ fn of_several_gateways_only_the_one_with_the_duties_reports_the_health() {
     let rig = rig_of(&[], |watch| watch.among_others(duties));
     let (report, mut inbox) = (rig.report, rig.inbox);
     inbox.join(&Pattern::parse("system.*").expect("valid"));
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .expect("a runtime");
-    runtime.block_on(async {
-        let running = tokio::spawn(report.run());
-        tokio::time::sleep(Duration::from_millis(3 * INTERVAL_MS + 1)).await;
-        running.abort();
-    });
+    let runtime = run_for_three_intervals(report);
     let mut channels = Vec::new();
     while let Some(popped) = inbox.pop() {
         channels.push(popped.event.channel.as_str().to_owned());
