@@ -3,11 +3,19 @@
 //! Invariant: at most one claim of a name holds at a time. A claim is replaced or given up only by whoever knows its version.
 
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::Doing;
 use crate::event::Refusal;
+
+/// The most bytes of all claims of a broker.
+pub(super) const BYTES_MAX: u64 = 256 << 20;
+
+/// How long a claim is kept after its last change: longer than the command of a key may take, and longer than its outcome is
+/// remembered.
+pub(super) const KEPT: Duration = Duration::from_secs(900);
 
 /// The claims of one broker; see the module's docs.
 ///

@@ -9,6 +9,7 @@ use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType, Stream};
 
 use super::{Settings, Storage};
+use crate::broker::claims;
 use crate::broker::link::End;
 
 /// Which stream.
@@ -37,11 +38,6 @@ const SESSIONS_AGE: Duration = Duration::from_secs(3600);
 
 /// The stream with the merged values has a quarter of the bytes of the log, but at least these.
 const MERGED_BYTES_MIN: u64 = 1 << 20;
-
-/// The most bytes of the stream with keys of commands, and how long a key is kept after its last change: longer than its
-/// command may take, and longer than its outcome is remembered.
-const KEYS_BYTES: u64 = 256 << 20;
-const KEYS_AGE: Duration = Duration::from_secs(900);
 
 impl Lane {
     /// The name of the stream.
@@ -85,7 +81,7 @@ fn wanted(lane: Lane, settings: &Settings) -> Config {
         ),
         Lane::Control => (vec![format!("{prefix}.control.>")], CONTROL_BYTES, 1),
         Lane::Sessions => (vec![format!("{prefix}.sessions.*")], SESSIONS_BYTES, 1),
-        Lane::Keys => (vec![format!("{prefix}.keys.*")], KEYS_BYTES, 1),
+        Lane::Keys => (vec![format!("{prefix}.keys.*")], claims::BYTES_MAX, 1),
     };
     Config {
         name: lane.stream(prefix),
@@ -113,7 +109,7 @@ fn wanted(lane: Lane, settings: &Settings) -> Config {
         },
         max_age: match lane {
             Lane::Sessions => SESSIONS_AGE,
-            Lane::Keys => KEYS_AGE,
+            Lane::Keys => claims::KEPT,
             Lane::Log | Lane::Plain | Lane::Merged | Lane::Control => Duration::ZERO,
         },
         // What is needed no longer is deleted by the gateways.

@@ -1,7 +1,7 @@
 //! The lease of the duties: a key with its number, which its holder replaces.
 
 use super::Redis;
-use super::scripts::{CallError, call, run};
+use super::scripts::{call, run};
 use crate::broker::lease::{Fence, Register};
 use crate::broker::requests::Doing;
 use crate::event::Refusal;
@@ -22,11 +22,7 @@ impl Redis {
         command.arg(after);
         match run::<u64>(&mut connection, &command).await {
             Ok(number) => Ok((number > 0).then_some(number)),
-            Err(CallError::Refused(error)) if error.code().is_some() => {
-                tracing::warn!(%error, "the broker does not store the lease of the duties");
-                Err(Refusal::Rejected)
-            }
-            Err(_) => Err(Refusal::Unknown),
+            Err(error) => Err(error.refusal_of("the lease of the duties")),
         }
     }
 

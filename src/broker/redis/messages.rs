@@ -25,7 +25,7 @@ use tokio::time::timeout;
 
 use super::connect::ask;
 use super::entry::Kind;
-use super::scripts::{CallError, Scripts, call, run};
+use super::scripts::{Scripts, call, run};
 use super::{Draft, Outgoing, Redis, Shared};
 use crate::broker::link::End;
 use crate::broker::requests::{Doing, NoReply, Peers, Reply, Service, Taken};
@@ -248,14 +248,7 @@ impl Shared {
                     return Err(Refusal::Rejected);
                 }
                 Ok(_) => return Ok(()),
-                Err(error) => {
-                    tracing::warn!(%error, "the broker does not store what must not be forgotten");
-                    return Err(match error {
-                        CallError::Refused(error) if error.code().is_some() => Refusal::Rejected,
-                        CallError::NotLoaded(_) => Refusal::Unavailable,
-                        CallError::Late | CallError::Refused(_) => Refusal::Unknown,
-                    });
-                }
+                Err(error) => return Err(error.refusal_of("what must not be forgotten")),
             }
         }
         Err(Refusal::Rejected)

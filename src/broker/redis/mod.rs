@@ -15,6 +15,8 @@
 //! | `<prefix>:control` | what gateways must not forget |
 //! | `<prefix>:lease` | the number of the lease of the duties |
 //! | `<prefix>:session:<hash>` | what a Socket.IO session had that ended, until it expires |
+//! | `<prefix>:claims` | claimed names, such as keys of commands, and what they hold |
+//! | `<prefix>:claims_changed` | when each claim was changed last |
 //!
 //! A stream of Redis cannot keep the last events of each channel, as one of NATS can: so there are two. `events` is cut at
 //! its end only, and so every gap in it is a loss. `kept` has the same entries under the same numbers, and loses those that
@@ -40,8 +42,10 @@
 //! | `messages` | what gateways tell and ask each other, and must not forget |
 //! | `sessions` | Socket.IO sessions that ended |
 //! | `lease` | which gateway has the duties |
+//! | `claims` | keys of commands |
 
 mod attach;
+mod claims;
 mod connect;
 mod entry;
 mod follow;
@@ -68,7 +72,7 @@ use super::message::Decoder;
 use super::metrics::BrokerSample;
 use super::pending::Waiter;
 use super::replica::{Listeners, Membership, Replica, Value};
-use super::{Broker, ClassTable, Fence, Link, Origin, Outcomes, Readiness, Submitted};
+use super::{Broker, Claims, ClassTable, Fence, Link, Origin, Outcomes, Readiness, Submitted};
 use crate::event::{Deletion, EventId, NewEvent};
 use crate::hub::Hub;
 use crate::shard::mailbox::ShardHandle;
@@ -172,6 +176,8 @@ struct Keys {
     state: String,
     control: String,
     lease: String,
+    claims: String,
+    claims_changed: String,
 }
 
 impl Keys {
@@ -184,6 +190,8 @@ impl Keys {
             state: key("state"),
             control: key("control"),
             lease: key("lease"),
+            claims: key("claims"),
+            claims_changed: key("claims_changed"),
         }
     }
 }
@@ -293,6 +301,10 @@ impl Broker for Redis {
     fn take_session(&self, from: Origin, claim: Claim) -> bool {
         self.take(from, claim);
         true
+    }
+
+    fn claims(&self) -> Option<&dyn Claims> {
+        Some(self)
     }
 
     fn link(&self) -> Link {

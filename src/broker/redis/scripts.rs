@@ -6,6 +6,7 @@ use tokio::time::timeout;
 
 use super::connect::ask;
 use crate::broker::link::{ANSWER, End};
+use crate::event::Refusal;
 
 const COMMON: &str = include_str!("scripts/common.lua");
 
@@ -17,6 +18,7 @@ pub(super) struct Scripts {
     pub(super) remember: String,
     pub(super) take: String,
     pub(super) lease: String,
+    pub(super) claim: String,
 }
 
 impl Scripts {
@@ -29,6 +31,7 @@ impl Scripts {
             remember: load(connection, "", include_str!("scripts/remember.lua")).await?,
             take: load(connection, "allow-oom", include_str!("scripts/take.lua")).await?,
             lease: load(connection, "allow-oom", include_str!("scripts/lease.lua")).await?,
+            claim: load(connection, "", include_str!("scripts/claim.lua")).await?,
         })
     }
 }
@@ -67,6 +70,32 @@ pub(super) enum CallError {
     NotLoaded(End),
     #[error("{0}")]
     Refused(RedisError),
+}
+
+impl CallError {
+    /// What the caller is told.
+    pub(super) fn refusal(&self) -> Refusal {
+        let code = match self {
+            Self::Late => None,
+            Self::NotLoaded(_) => return Refusal::Unavailable,
+            Self::Refused(error) => error.code(),
+        };
+        // A script that is refused does not begin.
+        match code {
+            Some("OOM" | "MISCONF" | "NOREPLICAS" | "FULL") => Refusal::Rejected,
+            Some("TERM" | "READONLY" | "MASTERDOWN" | "LOADING" | "BUSY" | "NOPERM" | "NOAUTH") => Refusal::Unavailable,
+            _ => Refusal::Unknown,
+        }
+    }
+
+    /// What the caller is told who wanted to store this. The log has the reason if the server does not take it.
+    pub(super) fn refusal_of(&self, what: &'static str) -> Refusal {
+        let refusal = self.refusal();
+        if refusal == Refusal::Rejected {
+            tracing::warn!(reason = %self, "the broker does not store {what}");
+        }
+        refusal
+    }
 }
 
 fn is_forgotten(error: &RedisError) -> bool {

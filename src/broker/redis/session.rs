@@ -14,7 +14,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::attach::Written;
 use super::connect::{Sentinel, find, inspect};
-use super::scripts::{CallError, Scripts, call, run};
+use super::scripts::{Scripts, call, run};
 use super::{Draft, Outgoing, Shared};
 use crate::broker::link::{End, NOTICE_EVERY, Retry, end_of};
 use crate::event::Refusal;
@@ -28,32 +28,6 @@ const SENTINEL_EVERY: Duration = Duration::from_secs(2);
 
 /// That the server refuses events is logged at most once in this time.
 const REFUSED_LOGGED: Duration = Duration::from_secs(60);
-
-/// What the server says to a batch that it does not take.
-enum Refused {
-    /// It has done nothing, and may take the next batch.
-    NotNow,
-    /// It has done nothing, and another session is needed.
-    Another,
-    /// It may have done something.
-    Unknown,
-}
-
-impl Refused {
-    fn of(error: &CallError) -> Self {
-        let code = match error {
-            CallError::Late => None,
-            CallError::NotLoaded(_) => return Self::Another,
-            CallError::Refused(error) => error.code(),
-        };
-        // A script that is refused does not begin.
-        match code {
-            Some("OOM" | "MISCONF" | "NOREPLICAS") => Self::NotNow,
-            Some("TERM" | "READONLY" | "MASTERDOWN" | "LOADING" | "BUSY" | "NOPERM" | "NOAUTH") => Self::Another,
-            _ => Self::Unknown,
-        }
-    }
-}
 
 impl Shared {
     /// Connects again and again until the broker is dropped. `first` gets why the first session ended, or `None` as soon as
@@ -172,7 +146,8 @@ impl Shared {
             Err(error) => error,
         };
         let reason = format!("the server does not take events: {error}");
-        let refuse = |refusal| {
+        let refusal = error.refusal();
+        let refuse = || {
             let now = Instant::now();
             for draft in part {
                 self.pending.finish(draft.number, Err(refusal), now);
@@ -181,17 +156,19 @@ impl Shared {
                 }
             }
         };
-        match Refused::of(&error) {
-            Refused::NotNow => {
-                refuse(Refusal::Rejected);
+        match refusal {
+            // The server may take the next batch.
+            Refusal::Rejected => {
+                refuse();
                 self.log_refused(&reason);
                 Ok(())
             }
-            Refused::Another => {
-                refuse(Refusal::Unavailable);
+            Refusal::Unavailable => {
+                refuse();
                 Err(End::Failed(reason))
             }
-            Refused::Unknown => Err(End::Failed(reason)),
+            // What waits is told when the time is over.
+            Refusal::Unknown => Err(End::Failed(reason)),
         }
     }
 
