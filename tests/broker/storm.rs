@@ -1,47 +1,124 @@
-//! Random faults under load: three gateways, each with a publisher that repeats what was not confirmed, and with readers.
+//! Random faults under load: three gateways, each with a publisher that repeats what was not confirmed, and clients that break
+//! off and come back at any of them.
 //!
-//! A short run belongs to the tests. `TICKGATE_SECONDS=600 cargo test --test broker storm -- --nocapture` runs longer.
+//! Short runs belong to the tests. `TICKGATE_SECONDS=600 TICKGATE_CLIENTS=600 cargo test --test broker a_storm -- --nocapture`
+//! runs longer, with one test for each broker.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Barrier};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
-use tickgate::broker::{Link, nats};
+use tickgate::broker::{nats, redis};
 
+use crate::crowd::{GATEWAYS, Traffic, under_traffic};
 use crate::nats_server::{Cluster, Nats, Proxy};
-use crate::node::{Got, Node, check_order, until, until_with, with_id};
-
-const CHANNELS: [&str; 3] = ["kept.a", "kept.b", "plain.a"];
-
-/// The pause of each publisher after an event of every channel.
-const PACE: Duration = Duration::from_millis(2);
+use crate::node::{Node, until};
+use crate::redis_server::{self, Keeps, Redis};
 
 fn variable(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
+fn clients() -> usize {
+    usize::try_from(variable("TICKGATE_CLIENTS").unwrap_or(60)).expect("few")
+}
+
+/// The server of a broker.
+trait Server {
+    fn freeze(&self);
+    fn thaw(&self);
+    fn kill(&mut self);
+    fn restart(&mut self);
+}
+
+impl Server for Nats {
+    fn freeze(&self) {
+        self.freeze();
+    }
+    fn thaw(&self) {
+        self.thaw();
+    }
+    fn kill(&mut self) {
+        self.kill();
+    }
+    fn restart(&mut self) {
+        self.restart();
+    }
+}
+
+impl Server for Redis {
+    fn freeze(&self) {
+        self.freeze();
+    }
+    fn thaw(&self) {
+        self.thaw();
+    }
+    fn kill(&mut self) {
+        self.kill();
+    }
+    fn restart(&mut self) {
+        self.restart();
+    }
+}
+
 #[test]
 fn a_storm_of_faults_loses_and_doubles_nothing() {
+    let mut server = Nats::start();
+    let proxies: Vec<Proxy> = (0..GATEWAYS).map(|_| Proxy::start(server.port)).collect();
+    storm(&mut server, &proxies, |index| {
+        nats_node(vec![proxies[index].url()], 1, index)
+    });
+}
+
+#[test]
+fn a_storm_of_faults_over_redis_loses_and_doubles_nothing() {
+    let program = redis_server::servers().pop().expect("one");
+    let mut server = Redis::start_with(&program, Keeps::All, &[]);
+    let proxies: Vec<Proxy> = (0..GATEWAYS).map(|_| Proxy::start(server.port)).collect();
+    storm(&mut server, &proxies, |index| {
+        let url = format!("redis://127.0.0.1:{}", proxies[index].port);
+        Node::redis(redis::Settings {
+            // The longest that a gateway is cut off, at the fastest that its machine publishes.
+            plain_bytes: 256 << 20,
+            ..Node::redis_settings(&url, &format!("n{index}"))
+        })
+    });
+}
+
+/// A gateway whose streams keep everything, so that one that was away has to find all that it missed.
+fn nats_node(urls: Vec<String>, replicas: u8, index: usize) -> Node {
+    Node::nats(nats::Settings {
+        urls: urls.into_iter().map(Into::into).collect(),
+        replicas,
+        events_per_channel: 1_000_000,
+        ..Node::settings(String::new(), &format!("n{index}"))
+    })
+}
+
+/// Makes faults of a server, of the links of the gateways to it, and of the gateways.
+fn storm(server: &mut dyn Server, proxies: &[Proxy], start: impl Fn(usize) -> Node + Sync) {
     let seed = variable("TICKGATE_SEED").unwrap_or(7);
     let seconds = variable("TICKGATE_SECONDS").unwrap_or(4);
-    println!("TICKGATE_SEED={seed} TICKGATE_SECONDS={seconds}");
+    println!(
+        "TICKGATE_SEED={seed} TICKGATE_SECONDS={seconds} TICKGATE_CLIENTS={}",
+        clients()
+    );
     let mut random = StdRng::seed_from_u64(seed);
-    let mut server = Nats::start();
-    let proxies: Vec<Proxy> = (0..3).map(|_| Proxy::start(server.port)).collect();
-    let urls = proxies.iter().map(|proxy| vec![proxy.url()]).collect();
-    under_traffic(urls, 1, |_| {
-        std::thread::sleep(Duration::from_millis(500));
+    // A run of some minutes has time for long ones.
+    let freeze_ms_max = (seconds * 50).clamp(2000, 20_000);
+    under_traffic(seed, clients(), start, |traffic| {
         let end = Instant::now() + Duration::from_secs(seconds);
-        let mut faults = 0;
-        while Instant::now() < end {
-            let proxy = &proxies[random.random_range(0..proxies.len())];
+        let mut faults = [0; 5];
+        while Instant::now() < end && !traffic.is_wrong() {
+            let gateway = random.random_range(0..proxies.len());
             let pause = Duration::from_millis(random.random_range(100..800));
-            match random.random_range(0..4) {
+            let fault = random.random_range(0..faults.len());
+            faults[fault] += 1;
+            match fault {
                 0 => {
                     server.freeze();
-                    std::thread::sleep(3 * pause);
+                    std::thread::sleep(Duration::from_millis(random.random_range(300..freeze_ms_max)));
                     server.thaw();
                 }
                 1 => {
@@ -50,20 +127,24 @@ fn a_storm_of_faults_loses_and_doubles_nothing() {
                     server.restart();
                 }
                 2 => {
-                    proxy.cut();
+                    proxies[gateway].cut();
                     std::thread::sleep(pause);
-                    proxy.mend();
+                    proxies[gateway].mend();
                 }
-                _ => {
-                    proxy.hold();
+                3 => {
+                    proxies[gateway].hold();
                     std::thread::sleep(2 * pause);
-                    proxy.mend();
+                    proxies[gateway].mend();
                 }
+                _ => traffic.kill(gateway),
             }
-            faults += 1;
             std::thread::sleep(Duration::from_millis(random.random_range(200..1500)));
         }
-        println!("{faults} faults");
+        let [freezes, kills, cuts, holds, gateways] = faults;
+        println!(
+            "the server was frozen {freezes} times and killed {kills} times, links were cut {cuts} times and held {holds} \
+             times, gateways were killed {gateways} times"
+        );
     });
 }
 
@@ -76,112 +157,36 @@ fn a_rolling_restart_of_a_cluster_loses_and_doubles_nothing() {
     let rounds = variable("TICKGATE_ROUNDS").unwrap_or(2);
     let urls: Vec<String> = cluster.servers.iter().map(Nats::url).collect();
     // Each gateway begins with another server.
-    let urls = (0..3).map(|first| (0..3).map(|index| urls[(first + index) % 3].clone()).collect());
-    under_traffic(urls.collect(), 3, |published| {
-        for round in 0..rounds {
-            for index in 0..cluster.servers.len() {
-                // Each gateway has come to terms with the last restart.
-                let enough: Vec<u64> = published
-                    .iter()
-                    .map(|count| count.load(Ordering::Relaxed) + 50)
-                    .collect();
-                until("traffic", || {
-                    let counts = published.iter().zip(&enough);
-                    { counts }.all(|(count, enough)| count.load(Ordering::Relaxed) >= *enough)
-                });
-                let server = &mut cluster.servers[index];
-                if round % 2 == 0 {
-                    server.end()
-                } else {
-                    server.kill()
+    let of = |first: usize| (0..3).map(|index| urls[(first + index) % 3].clone()).collect();
+    under_traffic(
+        7,
+        clients(),
+        |index| nats_node(of(index), 3, index),
+        |traffic| {
+            for round in 0..rounds {
+                for index in 0..cluster.servers.len() {
+                    await_traffic(traffic);
+                    let server = &mut cluster.servers[index];
+                    if round % 2 == 0 {
+                        server.end()
+                    } else {
+                        server.kill()
+                    }
+                    server.restart();
+                    let began = Instant::now();
+                    cluster.await_health(index);
+                    println!("round {round}: n{index} is healthy again after {:?}", began.elapsed());
                 }
-                server.restart();
-                let began = Instant::now();
-                cluster.await_health(index);
-                println!("round {round}: n{index} is healthy again after {:?}", began.elapsed());
             }
-        }
-    });
+        },
+    );
 }
 
-/// Runs gateways with these servers, each with a publisher that repeats what was not confirmed and with a reader, and
-/// `faults` meanwhile, which sees how many rounds of events each has published. Then checks what every reader got.
-fn under_traffic(urls: Vec<Vec<String>>, replicas: u8, faults: impl FnOnce(&[Arc<AtomicU64>])) {
-    let done = Arc::new(AtomicBool::new(false));
-    // Everybody has joined before the first event.
-    let begin = Arc::new(Barrier::new(urls.len() + 1));
-    let counts: Vec<Arc<AtomicU64>> = urls.iter().map(|_| Arc::default()).collect();
-    let gateways = urls.into_iter().enumerate().map(|(index, urls)| {
-        let count = Arc::clone(&counts[index]);
-        // The streams keep everything, so a gateway that was away has to find all that it missed.
-        let settings = nats::Settings {
-            urls: urls.into_iter().map(Into::into).collect(),
-            replicas,
-            events_per_channel: 1_000_000,
-            ..Node::settings(String::new(), &format!("n{index}"))
-        };
-        let mut node = Node::nats(settings);
-        let (done, begin) = (Arc::clone(&done), Arc::clone(&begin));
-        std::thread::spawn(move || {
-            node.wait_for(Link::Up);
-            node.join("*");
-            begin.wait();
-            let (mut number, mut repeats, mut got) = (0u64, 0u64, Vec::<Got>::new());
-            while !done.load(Ordering::Relaxed) {
-                for name in CHANNELS {
-                    let event = || with_id(name, format!("[{index},{number}]"), &format!("{index}-{number}"));
-                    while node.publish(vec![event()])[0].is_err() {
-                        repeats += 1;
-                        node.take(&mut got);
-                        std::thread::sleep(Duration::from_millis(50));
-                    }
-                }
-                number += 1;
-                count.store(number, Ordering::Relaxed);
-                node.take(&mut got);
-                std::thread::sleep(PACE);
-            }
-            (node, number, repeats, got)
-        })
-    });
-    let gateways: Vec<_> = gateways.collect();
-    begin.wait();
-    faults(&counts);
-    // A busy machine may have had no time for events between the faults.
+/// Waits until each gateway has come to terms with the last restart.
+fn await_traffic(traffic: &Traffic) {
+    let published = || traffic.published.iter().map(|count| count.load(Ordering::Relaxed));
+    let enough: Vec<u64> = published().map(|count| count + 50).collect();
     until("traffic", || {
-        counts.iter().all(|count| count.load(Ordering::Relaxed) > 20)
+        published().zip(&enough).all(|(count, enough)| count >= *enough) || traffic.is_wrong()
     });
-    done.store(true, Ordering::Relaxed);
-    let mut ended: Vec<_> = gateways
-        .into_iter()
-        .map(|gateway| gateway.join().expect("no panic"))
-        .collect();
-    let published: u64 = ended.iter().map(|(_, number, ..)| number * CHANNELS.len() as u64).sum();
-    let repeats: u64 = ended.iter().map(|(_, _, repeats, _)| repeats).sum();
-    println!("{published} events, {repeats} repeats");
-    assert!(published > 100, "{published}");
-    for (node, _, _, got) in &mut ended {
-        node.wait_for(Link::Up);
-        until_with("all events", || {
-            node.take(got);
-            if got.len() as u64 >= published {
-                Ok(())
-            } else {
-                Err(format!("{} of {published}", got.len()))
-            }
-        });
-        assert_eq!(got.len() as u64, published, "nothing comes twice");
-        check_order(got).unwrap_or_else(|wrong| panic!("{wrong}"));
-        assert_eq!(node.resyncs, 0, "every reader got everything");
-    }
-    // Versions of the events in the log; the others have none.
-    let sequence = |got: &[Got]| {
-        got.iter()
-            .map(|got| got.1)
-            .filter(|version| *version > 0)
-            .collect::<Vec<_>>()
-    };
-    for (.., got) in &ended[1..] {
-        assert_eq!(sequence(got), sequence(&ended[0].3), "the same versions everywhere");
-    }
 }

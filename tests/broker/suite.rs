@@ -8,11 +8,13 @@ use serde_json::Value;
 use tickgate::event::{Deletion, NewEvent};
 use tickgate::hub::LOG_STEP;
 
-use tickgate::broker::{Link, nats};
+use tickgate::broker::{Link, nats, redis};
 use tickgate_protocol::channel::{Pattern, Tenant};
 
 use crate::nats_server::Nats;
-use crate::node::{Got, Node, Notices, World, channel, check_order, event, until, until_with, with_id};
+use crate::node::{Got, Node, World, channel, check_order, event, until, until_with, with_id};
+use crate::notices::Notices;
+use crate::redis_server::Redis;
 
 const SEED: u64 = 18;
 
@@ -259,24 +261,46 @@ fn merged_values_are_the_same_on_every_gateway_and_on_one_that_starts_later() {
 #[test]
 fn merged_values_outlive_the_events_that_brought_them() {
     let server = Nats::start();
-    let small = |name: &str| nats::Settings {
-        log_bytes: 1 << 20,
-        ..Node::settings(server.url(), name)
+    let small = |name: &str| {
+        Node::nats(nats::Settings {
+            log_bytes: 1 << 20,
+            ..Node::settings(server.url(), name)
+        })
     };
-    let mut node = Node::nats(small("n0"));
+    check_merged_values(small, || Notices::of(&server).wait());
+}
+
+#[test]
+fn merged_values_outlive_the_events_that_brought_them_to_redis() {
+    let server = Redis::start();
+    let small = |name: &str| {
+        Node::redis(redis::Settings {
+            log_bytes: 1 << 20,
+            ..Node::redis_settings(&server.address(), name)
+        })
+    };
+    check_merged_values(small, || {});
+}
+
+/// `start` starts a gateway that keeps one MiB. `pause` is called before the log loses the last notice.
+fn check_merged_values(start: impl Fn(&str) -> Node, pause: impl Fn()) {
+    let mut node = start("n0");
     node.wait_for(Link::Up);
     node.publish_one(event("gone.a", r#"[{"id":1,"n":1},{"id":2,"n":2}]"#));
     node.publish_one(event("book.a", r#"{"seq":1,"bids":[[1,1]],"asks":[[2,1]]}"#));
-    let handed_over = node.nats.as_ref().expect("NATS");
-    until("the values", || handed_over.sample().merged >= 2);
-    let (long, notices) = (format!("\"{}\"", "x".repeat(20_000)), Notices::of(&server));
+    let of_nats = || Some(node.nats.as_ref()?.sample());
+    let of_redis = || Some(node.redis.as_ref()?.sample());
+    until("the values", || {
+        of_nats().or_else(of_redis).expect("a shared broker").merged >= 2
+    });
+    let long = format!("\"{}\"", "x".repeat(20_000));
     for number in 0..80 {
         if number % 20 == 0 {
-            notices.wait();
+            pause();
         }
         node.publish_one(event(&format!("kept.{number}"), &long));
     }
-    let mut new = Node::nats(small("n1"));
+    let mut new = start("n1");
     new.wait_for(Link::Up);
     assert!(new.last("kept.0").is_none(), "the log has lost it");
     for name in ["gone.a", "book.a"] {
@@ -343,16 +367,29 @@ fn a_deletion_holds_on_every_gateway_and_on_one_that_starts_later() {
 #[test]
 fn tenants_are_apart_on_every_gateway_whatever_their_numbers() {
     let server = Nats::start();
-    let start = |tenants: [&str; 2]| {
-        let settings = nats::Settings {
+    check_tenants(|tenants| {
+        Node::nats(nats::Settings {
             tenants: tenants.map(Into::into).into(),
             ..Node::settings(server.url(), tenants[0])
-        };
-        let mut node = Node::nats(settings);
-        node.wait_for(Link::Up);
-        node
-    };
-    let (one, mut two) = (start(["acme", "beta"]), start(["beta", "acme"]));
+        })
+    });
+}
+
+#[test]
+fn tenants_are_apart_on_every_gateway_over_redis() {
+    let server = Redis::start();
+    check_tenants(|tenants| {
+        Node::redis(redis::Settings {
+            tenants: tenants.map(Into::into).into(),
+            ..Node::redis_settings(&server.address(), tenants[0])
+        })
+    });
+}
+
+fn check_tenants(start: impl Fn([&str; 2]) -> Node) {
+    let (mut one, mut two) = (start(["acme", "beta"]), start(["beta", "acme"]));
+    one.wait_for(Link::Up);
+    two.wait_for(Link::Up);
     let tenant = |number| Tenant::new(number).expect("few");
     let pattern = |number| Pattern::parse("*").expect("valid").in_tenant(tenant(number));
     for number in 0..3 {
