@@ -8,8 +8,10 @@ use tickgate::backend::feeds::{FeedSettings, PublishMode, SourceSettings};
 use tickgate::gateway::Settings;
 
 use crate::gateway::{self, Client, Running};
+use crate::gateways::through;
 use crate::http_source::HttpSource;
 use crate::nats_server::{Nats, Proxy};
+use crate::redis_server::Redis;
 use crate::requests::start;
 
 fn feeds(source: &HttpSource) -> impl Fn(&mut Settings) {
@@ -50,13 +52,23 @@ fn polls_here(running: &Running) -> bool {
 #[test]
 fn one_gateway_polls_for_the_clients_of_all_and_another_takes_over() {
     let server = Nats::start();
-    let proxy = Proxy::start(server.port);
+    check_polling(&server.url(), server.port);
+}
+
+#[test]
+fn one_gateway_over_redis_polls_for_the_clients_of_all_and_another_takes_over() {
+    let server = Redis::start();
+    check_polling(&server.address(), server.port);
+}
+
+fn check_polling(url: &str, port: u16) {
+    let proxy = Proxy::start(port);
     let source = HttpSource::start();
     source.set("/users/u1", "1");
     source.set("/top", "10");
-    let one = start(proxy.url(), "one", feeds(&source));
+    let one = start(through(&proxy, url), "one", feeds(&source));
     gateway::until("one polls", || polls_here(&one));
-    let two = start(server.url(), "two", feeds(&source));
+    let two = start(url.to_owned(), "two", feeds(&source));
     assert!(!polls_here(&two));
     // A client of the gateway that does not poll.
     let mut client = two.client(&two.trader("u1"));

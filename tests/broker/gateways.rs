@@ -42,7 +42,7 @@ fn check(running: &Running) -> (String, String) {
 }
 
 /// The same broker through a proxy.
-fn through(proxy: &Proxy, url: &str) -> String {
+pub(crate) fn through(proxy: &Proxy, url: &str) -> String {
     let (scheme, _) = url.split_once("://").expect("a URL");
     format!("{scheme}://127.0.0.1:{}", proxy.port)
 }

@@ -14,9 +14,10 @@ use tickgate_protocol::channel::Tenant;
 use tokio::runtime::Runtime;
 
 use crate::gateway::{self, Client, Running};
+use crate::gateways::through;
 use crate::nats_server::{Nats, Proxy};
 use crate::redis_server::Redis;
-use crate::requests::start as start_with_nats;
+use crate::requests::start as start_sharing;
 
 /// A publisher at a NATS server, with a stream.
 struct Platform {
@@ -311,18 +312,34 @@ fn a_stream_of_redis_is_read_from_where_it_was() {
 #[test]
 fn one_gateway_reads_and_another_goes_on_when_it_is_cut_off() {
     let server = Nats::start();
-    let proxy = Proxy::start(server.port);
     let platform = Platform::connect(&server);
     platform.stream();
-    // The source is reached directly by both.
     let source = of(nats(server.url(), "stream:FILLS"), "grid.{2}.order");
-    let one = start_with_nats(proxy.url(), "one", with(std::slice::from_ref(&source)));
+    let append = |n: u64| platform.append("fills.a", &n.to_string());
+    check_taking_over((&server.url(), server.port), source, append);
+}
+
+#[test]
+fn one_gateway_over_redis_reads_and_another_goes_on_when_it_is_cut_off() {
+    let server = Redis::start();
+    let source = SourceSettings {
+        data: Some("n".parse().expect("a field")),
+        ..of(redis(&server, "stream:orders"), "grid.{user}.order")
+    };
+    let append = |n: u64| server.run(&["XADD", "orders", "*", "user", "a", "n", &n.to_string()]);
+    check_taking_over((&server.address(), server.port), source, append);
+}
+
+/// `append` appends a message with a number to the source, which both gateways reach directly.
+fn check_taking_over((url, port): (&str, u16), source: SourceSettings, append: impl Fn(u64)) {
+    let proxy = Proxy::start(port);
+    let one = start_sharing(through(&proxy, url), "one", with(std::slice::from_ref(&source)));
     gateway::until("one reads", || check(&one).1.starts_with("is read"));
-    let two = start_with_nats(server.url(), "two", with(&[source]));
+    let two = start_sharing(url.to_owned(), "two", with(&[source]));
     assert_eq!(check(&two), ("ok".to_owned(), "another gateway reads it".to_owned()));
     let mut client = reader(&two, "grid.*");
     for n in 0..50 {
-        platform.append("fills.a", &n.to_string());
+        append(n);
     }
     let taken = |client: &mut Client<TcpStream>| event(client).1.as_u64().expect("a number");
     for n in 0..50 {
@@ -330,7 +347,7 @@ fn one_gateway_reads_and_another_goes_on_when_it_is_cut_off() {
     }
     proxy.hold();
     for n in 50..100 {
-        platform.append("fills.a", &n.to_string());
+        append(n);
     }
     gateway::until("two reads", || check(&two).1.starts_with("is read"));
     for n in 50..100 {
@@ -339,7 +356,7 @@ fn one_gateway_reads_and_another_goes_on_when_it_is_cut_off() {
     // What the first gateway sent before it was cut off comes now.
     proxy.mend();
     gateway::until("one is back", || one.admin("GET", "/readyz", "").status == 200);
-    platform.append("fills.a", "100");
+    append(100);
     assert_eq!(taken(&mut client), 100, "once, and in order");
     // A gateway that drains leaves the duties to the other one at once.
     gateway::until("one waits", || check(&one).1 == "another gateway reads it");
