@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measures what several gateways over NATS cost, and what the fault of one does to the others. Writes to target/measure.
+# Measures what several gateways over NATS or Redis cost, and what the fault of one does to the others. Writes to target/measure.
 #
 # loadtest/gateways.sh                              all of it
 # loadtest/gateways.sh unwanted [seconds] [rate]    CPU and memory of a gateway that follows events which no client of it wants
@@ -11,7 +11,8 @@
 # loadtest/gateways.sh start [channels] [events]    start-up time and memory of a gateway that reads back a million channels,
 #                                                   with so many events of 157 bytes each
 #
-# BIN=target/release uses other binaries than those of the profile dist, which it builds. NATS=FILE is the nats-server.
+# BROKER=redis measures over Redis, otherwise it is NATS. BIN=target/release uses other binaries than those of the profile
+# dist, which it builds. NATS=FILE and REDIS=FILE use other servers than those on the PATH.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=target/measure
@@ -22,19 +23,13 @@ if [ -z "${BIN:-}" ]; then
     cargo build --profile dist -p tickgate-loadtest --bins
 fi
 PATH="$PATH:/usr/sbin"
-nats=${NATS:-nats-server}
+broker=${BROKER:-nats}
 
 source loadtest/servers.sh
 work=$(mktemp -d)
 end() { stop; rm -rf "$work/store"; }
 trap 'end; rm -rf "$work"' EXIT
 
-# start_nats: a server that lives until `end`.
-start_nats() {
-    "$nats" -js -a 127.0.0.1 -p 18422 -sd "$work/store" > "$work/nats.log" 2>&1 &
-    others+=($!)
-    server=$! await 18422
-}
 # gateway NUMBER: gateway 1 listens on 18080 and 18081, gateway 2 on 18082 and 18083, and so on. Sets `pid`.
 gateway() {
     local public=$((18078 + 2 * $1)) admin=$((18079 + 2 * $1))
@@ -44,9 +39,7 @@ gateway() {
 [[channel]]
 match = "load.*"
 history = { size = 5000, ttl = "1h" }
-[broker]
-kind = "nats"
-url = "nats://127.0.0.1:18422"
+$(broker_table "$broker")
 log_bytes = 8589934592
 [state]
 channels = 2000000
@@ -61,15 +54,15 @@ END
 tool() {
     local scenario=$1 label=$2 public=$((18078 + 2 * $3)) process=$4; shift 4
     "$bin/tickgate-loadtest" "$scenario" --url "ws://127.0.0.1:$public" --secret-env TICKGATE_JWT_SECRET \
-        --publish-url http://127.0.0.1:18083 --name "$label" --pid "$process" --json "$out/gateways-$label.json" "$@" > "$out/gateways-$label.txt"
+        --publish-url http://127.0.0.1:18083 --name "$label" --pid "$process" --json "$out/gateways-$broker-$label.json" "$@" > "$out/gateways-$broker-$label.txt"
 }
 # figure LABEL NAME: a number of a report.
-figure() { grep -o "\"$2\":[0-9.e+-]*" "$out/gateways-$1.json" | head -1 | cut -d: -f2; }
+figure() { grep -o "\"$2\":[0-9.e+-]*" "$out/gateways-$broker-$1.json" | head -1 | cut -d: -f2; }
 memory_mib() { awk '/^VmRSS/ { printf "%.0f", $2 / 1024 }' "/proc/$1/status"; }
 
 part_unwanted() {
     local seconds=${1:-10} rate=${2:-5000}
-    start_nats
+    start_broker "$broker"
     gateway 1; gateway 2
     gateway 3; local idle=$pid before
     before=$(memory_mib "$idle")
@@ -82,7 +75,7 @@ part_unwanted() {
 
 part_stopped() {
     local seconds=${1:-20} failed=0 first third
-    start_nats
+    start_broker "$broker"
     gateway 1; first=$pid
     gateway 2
     gateway 3; third=$pid
@@ -96,7 +89,7 @@ part_stopped() {
     local stay=$((seconds + 10))
     "$bin/tickgate-loadtest" slow --adapter "$work/slow.toml" --url ws://127.0.0.1:18084 --secret-env TICKGATE_JWT_SECRET \
         --publish-url http://127.0.0.1:18085 --name stalled --clients 1 --stalled 20 --rate 20 --data-bytes 20000 \
-        --seconds "$stay" > "$out/gateways-stalled.txt" & local stalled=$!
+        --seconds "$stay" > "$out/gateways-$broker-stalled.txt" & local stalled=$!
     sleep $((stay + 3))
     tool fanout beside-slow 1 "$first" "${load[@]}"
     wait "$stalled" || true
@@ -111,7 +104,7 @@ part_stopped() {
 }
 
 part_kill() {
-    start_nats
+    start_broker "$broker"
     gateway 2
     gateway 1
     ulimit -n "$(ulimit -Hn)"
@@ -121,7 +114,7 @@ part_kill() {
 
 part_start() {
     local channels=${1:-1000000} events=${2:-1} data
-    start_nats
+    start_broker "$broker"
     gateway 2
     data=$(head -c 155 /dev/zero | tr '\0' x)
     for _ in $(seq "$events"); do

@@ -22,5 +22,20 @@ await() {
   done
   return 1
 }
+# start_broker KIND: a server of NATS or Redis with files in $work/store, that lives until `stop`. Each answers before it syncs
+# its files. NATS and REDIS name other programs than those on the PATH.
+start_broker() {
+  mkdir -p "$work/store"
+  case $1 in
+    nats) "${NATS:-nats-server}" -js -a 127.0.0.1 -p 18422 -sd "$work/store" >"$work/broker.log" 2>&1 & ;;
+    redis) "${REDIS:-redis-server}" --bind 127.0.0.1 --port 18422 --dir "$work/store" --save '' --appendonly yes \
+      --appendfsync everysec >"$work/broker.log" 2>&1 & ;;
+    *) echo "no broker $1: nats, redis" >&2; return 1 ;;
+  esac
+  others+=($!)
+  server=$! await 18422
+}
+# broker_table KIND: the configuration of gateways that share it.
+broker_table() { printf '[broker]\nkind = "%s"\nurl = "%s://127.0.0.1:18422"\n' "$1" "$1"; }
 # start_tickgate [CONFIGURATION]
 start_tickgate() { taskset -c 0 target/dist/tickgate serve --config "${1:-loadtest/tickgate.toml}" & server=$!; await 18080; await 18081; }
