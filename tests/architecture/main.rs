@@ -62,16 +62,46 @@ fn every_test_that_the_guarantees_name_exists() {
     load(root, "src", &mut tree);
     load(root, "tests", &mut tree);
     load(root, "crates", &mut tree);
-    let text = fs::read_to_string(root.join("docs/guarantees.md")).expect("the guarantees are there");
-    let named = tests_named(&text);
-    assert!(named.len() >= 20, "{named:?}");
     let exists = |name: &&str| tree.values().any(|code| code.contains(&format!("fn {name}(")));
-    let missing: Vec<_> = named.into_iter().filter(|name| !exists(name)).collect();
-    assert!(missing.is_empty(), "no such test: {missing:?}");
+    for page in ["docs/guarantees.md", "docs/scaling.md"] {
+        let text = fs::read_to_string(root.join(page)).expect("the page is there");
+        let named = tests_named(&text);
+        assert!(named.len() >= 20, "{page}: {named:?}");
+        let missing: Vec<_> = named.into_iter().filter(|name| !exists(name)).collect();
+        assert!(missing.is_empty(), "{page}: no such test: {missing:?}");
+    }
     assert_eq!(
         tests_named("`a` of `no_such_test_at_all`, `[state]`"),
         ["no_such_test_at_all"]
     );
+}
+
+/// The cells of the table of `docs/scaling.md` with the tests of each fault that name neither a test nor a file of tests.
+fn faults_without_tests(page: &str) -> Vec<&str> {
+    let table = page
+        .split("| what fails | tests over NATS | tests over Redis |\n")
+        .nth(1);
+    let rows = table.expect("the table of tests").lines().skip(1);
+    let cells = rows
+        .take_while(|row| row.starts_with('|'))
+        .flat_map(|row| row.split('|').skip(2).take(2));
+    let is_file = |cell: &str| {
+        let mut quoted = cell.split('`').skip(1).step_by(2);
+        quoted.any(|path| path.starts_with("tests/") && Path::new(env!("CARGO_MANIFEST_DIR")).join(path).exists())
+    };
+    cells
+        .filter(|cell| tests_named(cell).is_empty() && !is_file(cell))
+        .collect()
+}
+
+#[test]
+fn every_fault_names_a_test_over_each_broker() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/scaling.md");
+    let page = fs::read_to_string(path).expect("the page is there");
+    assert_eq!(faults_without_tests(&page), [""; 0]);
+    let row = "| a gateway is slow | `a_test_of_a_gateway` | `loadtest/gateways.sh` |\n";
+    let page = format!("| what fails | tests over NATS | tests over Redis |\n|---|---|---|\n{row}\nOther text\n");
+    assert_eq!(faults_without_tests(&page), [" `loadtest/gateways.sh` "]);
 }
 
 /// A crate with four layers that keeps the rules.
