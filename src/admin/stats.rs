@@ -14,6 +14,7 @@ use super::clients::ask;
 use super::statistics::Rates;
 use crate::backend::commands::{BackendSample, CommandsSample};
 use crate::backend::feeds::FeedSample;
+use crate::backend::ingest::SourceSample;
 use crate::ingress::http::response::{self, HttpResponse};
 use crate::metrics::ShardSample;
 use crate::shard::mailbox::ShardMessage;
@@ -40,6 +41,7 @@ struct StatsReply<'a> {
     rate_limited: u64,
     rates_per_second: RatesReply,
     shards: Vec<ShardReply>,
+    sources: Vec<SourceReply<'a>>,
     state: StateReply,
     subscriptions: BTreeMap<Box<str>, u64>,
     subscriptions_total: u64,
@@ -140,6 +142,21 @@ struct ShardReply {
 }
 
 #[derive(Serialize)]
+pub(super) struct SourceReply<'a> {
+    bad: u64,
+    behind: i64,
+    channel: &'a str,
+    connects: u64,
+    delay_seconds: f64,
+    duplicates: u64,
+    events: u64,
+    from: &'a str,
+    lost: u64,
+    messages: u64,
+    state: &'static str,
+}
+
+#[derive(Serialize)]
 struct StateReply {
     bytes: usize,
     channels: usize,
@@ -166,7 +183,7 @@ impl Admin {
         let parts = &self.parts;
         let now = parts.statistics.read(parts.clock.now());
         let commands = parts.router.read();
-        let feeds = parts.feeds.read();
+        let (feeds, sources) = (parts.feeds.read(), parts.sources.read());
         let endings = Disconnect::ALL.iter().zip(now.total.endings);
         let shards = now.shards.iter().zip(&now.shard_rates);
         let reply = StatsReply {
@@ -203,6 +220,7 @@ impl Admin {
             rate_limited: now.total.rate_limited,
             rates_per_second: RatesReply::from(&now.rates),
             shards: shards.map(ShardReply::from).collect(),
+            sources: sources.iter().map(SourceReply::from).collect(),
             state: StateReply {
                 bytes: now.hub.state_bytes,
                 channels: now.hub.channels,
@@ -297,6 +315,25 @@ impl<'a> From<&'a FeedSample> for FeedReply<'a> {
             records: counts.records,
             refused: counts.refused,
             state: feed.state.as_str(),
+        }
+    }
+}
+
+impl<'a> From<&'a SourceSample> for SourceReply<'a> {
+    fn from(source: &'a SourceSample) -> Self {
+        let counts = &source.counts;
+        Self {
+            bad: counts.bad,
+            behind: counts.behind,
+            channel: &source.channel,
+            connects: counts.connects,
+            delay_seconds: Duration::from_millis(source.delay_ms).as_secs_f64(),
+            duplicates: counts.duplicates,
+            events: counts.events,
+            from: &source.origin,
+            lost: counts.lost,
+            messages: counts.messages,
+            state: source.state.as_str(),
         }
     }
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::Admin;
 use super::statistics::{GatewaySample, TenantTotals};
-use super::stats::FeedReply;
+use super::stats::{FeedReply, SourceReply};
 use crate::ingress::http::response::{self, HttpResponse};
 use crate::metrics::{IngressSample, Metric};
 use tickgate_protocol::channel::Tenant;
@@ -80,6 +80,7 @@ struct TenantReply<'a> {
     feeds: Vec<FeedReply<'a>>,
     is_running: bool,
     requests_refused: u64,
+    sources: Vec<SourceReply<'a>>,
     subscriptions: BTreeMap<Box<str>, u64>,
     subscriptions_total: u64,
     tenant: &'a str,
@@ -101,17 +102,19 @@ impl Admin {
         let parts = &self.parts;
         let now = parts.statistics.read(parts.clock.now());
         let sample = TenantSample::of(tenant, &now, &parts.ingress.read());
-        let feeds = parts.feeds.read();
-        let own = feeds.iter().filter(|feed| feed.tenant == tenant);
+        let (feeds, sources) = (parts.feeds.read(), parts.sources.read());
+        let feeds = feeds.iter().filter(|feed| feed.tenant == tenant);
+        let sources = sources.iter().filter(|source| source.tenant == tenant);
         let reply = TenantReply {
             active_connections: sample.totals.connections,
             deliveries: sample.totals.deliveries,
             events: EventsReply {
                 published: sample.totals.events,
             },
-            feeds: own.map(FeedReply::from).collect(),
+            feeds: feeds.map(FeedReply::from).collect(),
             is_running: !parts.health.is_draining(),
             requests_refused: sample.refused,
+            sources: sources.map(SourceReply::from).collect(),
             subscriptions,
             subscriptions_total,
             tenant: self.tenants.label(tenant),

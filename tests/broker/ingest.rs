@@ -297,6 +297,24 @@ fn a_stream_of_redis_is_read_from_where_it_was() {
     let one = gateway::start(with(std::slice::from_ref(&source)));
     until_count(&one, "events_total", 1);
     until_count(&one, "bad_total", 1);
+    let stats = one.admin("GET", "/api/websocket/stats", "").json();
+    let told = &stats["sources"][0];
+    assert_eq!(
+        [
+            &told["channel"],
+            &told["from"],
+            &told["state"],
+            &told["events"],
+            &told["bad"]
+        ],
+        [
+            &json!("grid.{user}.order"),
+            &json!("redis stream:orders"),
+            &json!("reading"),
+            &json!(1),
+            &json!(1)
+        ]
+    );
     let mut client = reader(&one, "grid.*");
     add(&["user", "u2", "n", "3"]);
     let expected = json!({"user": "u2", "n": 3});

@@ -85,6 +85,13 @@ impl SourceMetrics {
         SourceState::ALL[usize::from(before) % SourceState::ALL.len()]
     }
 
+    /// Another gateway reads from now on, and knows how many messages wait.
+    pub(super) fn stand_by(&self) {
+        self.set_state(SourceState::Standby);
+        self.counters.behind.set(0);
+        self.delay_ms.store(0, Relaxed);
+    }
+
     pub(super) fn read(&self) -> SourceSample {
         SourceSample {
             tenant: self.tenant,
@@ -131,4 +138,19 @@ impl SourceSample {
             |source, samples| samples.value(Duration::from_millis(source.delay_ms).as_secs_f64()),
         ),
     ];
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gateway_that_stands_by_does_not_lag() {
+        let metrics = SourceMetrics::default();
+        metrics.set_state(SourceState::Reading);
+        metrics.counters.behind.set(9);
+        metrics.delay_ms.store(60_000, Relaxed);
+        metrics.stand_by();
+        assert_eq!(metrics.read(), SourceSample::default());
+    }
 }

@@ -119,7 +119,7 @@ impl Source {
                 never = self.read(fence) => match never {},
                 () = duties.ended(fence) => {}
             }
-            self.metrics.set_state(SourceState::Standby);
+            self.metrics.stand_by();
             self.told = None;
         }
     }
