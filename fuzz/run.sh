@@ -16,13 +16,14 @@ seconds=${1:-600}
 shift || true
 targets=("$@")
 if [ ${#targets[@]} = 0 ]; then
-    targets=(canary decoder round_trip deflate messages broker redis patterns engine_io ingress http selection config shard)
+    targets=(canary decoder round_trip deflate messages broker redis sources patterns engine_io ingress http selection config shard)
 fi
 
 # Built once and run from copies, so that a build in the meantime does not change a running target.
 features=()
 case " ${targets[*]} " in
-    *\ ingress\ *|*\ http\ *|*\ config\ *|*\ shard\ *) features=(--features gateway) ;;
+    *\ broker\ *|*\ redis\ *|*\ sources\ *|*\ ingress\ *|*\ http\ *|*\ selection\ *|*\ config\ *|*\ shard\ *)
+        features=(--features gateway) ;;
 esac
 cargo +nightly fuzz build "${features[@]}"
 work=$(mktemp -d)

@@ -41,6 +41,8 @@ mod shard;
 
 #[path = "../../fuzz/src/round_trip.rs"]
 mod round_trip;
+#[path = "../../fuzz/src/sources.rs"]
+mod sources;
 
 use std::path::Path;
 
@@ -118,6 +120,11 @@ fn messages_hold() {
 #[test]
 fn the_replies_of_redis_hold() {
     replay("redis", redis::check);
+}
+
+#[test]
+fn the_messages_of_sources_hold() {
+    replay("sources", sources::check);
 }
 
 #[test]

@@ -37,6 +37,8 @@ use tokio::sync::watch;
 use super::redis::RedisServer;
 use crate::broker::Duties;
 use crate::broker::nats::Login;
+use crate::event::NewEvent;
+use crate::time::unix_ms;
 use tickgate_protocol::channel::{Tenant, TenantNames};
 use tickgate_protocol::json::RecordKey;
 
@@ -44,6 +46,7 @@ pub use metrics::{SourceCounts, SourceSample, SourceState};
 pub use run::Runner;
 pub use template::{FieldPath, SourceChannel, SourceEvent};
 
+use convert::Converter;
 use metrics::SourceMetrics;
 
 /// The settings of all sources (`[[source]]`).
@@ -262,6 +265,25 @@ struct Message {
     timestamp_ms: u64,
     /// What tells the message from all others of its source; `None`: nothing does.
     id: Option<Box<str>>,
+}
+
+/// The events that a source of the default tenant makes of a message with this subject, and of the message as a reply of Redis
+/// with entries of the stream that has the subject as its key. For checks.
+#[must_use]
+pub fn read_message(settings: &SourceSettings, subject: &str, message: &[u8]) -> Vec<NewEvent> {
+    let text = std::str::from_utf8(message);
+    let whole = Message {
+        subject: subject.into(),
+        text: text.map(Into::into).map_err(|error| error.to_string()),
+        timestamp_ms: unix_ms(),
+        id: None,
+    };
+    let entries = redis::read_reply(message, subject, settings.record_key.as_ref());
+    let mut converter = Converter::new(settings.clone(), &TenantNames::default());
+    let messages = std::iter::once(whole).chain(entries);
+    messages
+        .filter_map(|message| converter.convert(&message).ok())
+        .collect()
 }
 
 /// Messages that are confirmed together, in their order.

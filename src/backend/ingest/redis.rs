@@ -59,8 +59,11 @@ pub(super) struct GroupReader {
     lag_asked: Option<Instant>,
 }
 
+/// The fields of an entry.
+type Fields = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// An entry: its id, and its fields if it was not deleted.
-type Entry = (String, Option<Vec<(Vec<u8>, Vec<u8>)>>);
+type Entry = (String, Option<Fields>);
 
 impl GroupReader {
     pub(super) async fn open(
@@ -143,7 +146,9 @@ impl GroupReader {
             };
             for (id, fields) in entries {
                 match fields {
-                    Some(fields) => batch.messages.push(self.message(&id, fields)),
+                    Some(fields) => batch
+                        .messages
+                        .push(message(&self.key, self.record_key.as_ref(), &id, fields)),
                     // It was trimmed before it was confirmed.
                     None => batch.lost += 1,
                 }
@@ -168,25 +173,6 @@ impl GroupReader {
         Ok(())
     }
 
-    fn message(&self, id: &str, fields: Vec<(Vec<u8>, Vec<u8>)>) -> Message {
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes);
-        let hash: Result<Hash, _> = fields
-            .into_iter()
-            .map(|(field, value)| Ok((text(field)?, text(value)?)))
-            .collect();
-        let hash = hash.map_err(|_: std::string::FromUtf8Error| "the entry is not text (UTF-8)".to_owned());
-        Message {
-            subject: self.key.clone(),
-            text: hash.map(|hash| attributes::object(hash, self.record_key.as_ref()).into()),
-            timestamp_ms: id
-                .split('-')
-                .next()
-                .and_then(|ms| ms.parse().ok())
-                .unwrap_or_else(unix_ms),
-            id: Some(format!("redis {} {id}", self.key).into()),
-        }
-    }
-
     /// The entries that wait behind those that were read, if the server knows and was not asked just now.
     async fn lag(&mut self) -> Result<Option<u64>, End> {
         if self.lag_asked.is_some_and(|asked| asked.elapsed() < LAG_EVERY) {
@@ -198,6 +184,36 @@ impl GroupReader {
         let groups = within(ANSWER, ask.query_async::<Value>(&mut self.connection)).await?;
         Ok(lag_of(&groups, &self.group))
     }
+}
+
+/// The message of an entry of the stream with this key.
+fn message(key: &str, record_key: Option<&RecordKey>, id: &str, fields: Fields) -> Message {
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes);
+    let hash: Result<Hash, _> = fields
+        .into_iter()
+        .map(|(field, value)| Ok((text(field)?, text(value)?)))
+        .collect();
+    let hash = hash.map_err(|_: std::string::FromUtf8Error| "the entry is not text (UTF-8)".to_owned());
+    Message {
+        subject: key.into(),
+        text: hash.map(|hash| attributes::object(hash, record_key).into()),
+        timestamp_ms: id
+            .split('-')
+            .next()
+            .and_then(|ms| ms.parse().ok())
+            .unwrap_or_else(unix_ms),
+        id: Some(format!("redis {key} {id}").into()),
+    }
+}
+
+/// The messages in the bytes of a reply to `XREADGROUP` of the stream with this key.
+pub(super) fn read_reply(reply: &[u8], key: &str, record_key: Option<&RecordKey>) -> Vec<Message> {
+    let entries = redis::parse_redis_value(reply)
+        .ok()
+        .and_then(entries)
+        .unwrap_or_default();
+    let read = |(id, fields): Entry| Some(message(key, record_key, &id, fields?));
+    entries.into_iter().filter_map(read).collect()
 }
 
 fn bytes(value: &Value) -> Option<&[u8]> {
