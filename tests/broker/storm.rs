@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
+use rand::seq::SliceRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 use tickgate::broker::{nats, redis};
 
@@ -109,11 +110,16 @@ fn storm(server: &mut dyn Server, proxies: &[Proxy], start: impl Fn(usize) -> No
     let freeze_ms_max = (seconds * 50).clamp(2000, 20_000);
     under_traffic(seed, clients(), start, |traffic| {
         let end = Instant::now() + Duration::from_secs(seconds);
-        let mut faults = [0; 5];
-        while Instant::now() < end && !traffic.is_wrong() {
+        let (mut faults, mut next) = ([0; 5], Vec::new());
+        // Also a short run has each of them.
+        while (Instant::now() < end || faults.contains(&0)) && !traffic.is_wrong() {
             let gateway = random.random_range(0..proxies.len());
             let pause = Duration::from_millis(random.random_range(100..800));
-            let fault = random.random_range(0..faults.len());
+            if next.is_empty() {
+                next.extend(0..faults.len());
+                next.shuffle(&mut random);
+            }
+            let fault = next.pop().expect("one");
             faults[fault] += 1;
             match fault {
                 0 => {
@@ -138,7 +144,7 @@ fn storm(server: &mut dyn Server, proxies: &[Proxy], start: impl Fn(usize) -> No
                 }
                 _ => traffic.kill(gateway),
             }
-            std::thread::sleep(Duration::from_millis(random.random_range(200..1500)));
+            std::thread::sleep(Duration::from_millis(random.random_range(200..1000)));
         }
         let [freezes, kills, cuts, holds, gateways] = faults;
         println!(
