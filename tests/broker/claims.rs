@@ -26,7 +26,7 @@ impl Node {
         self.broker.claims().expect("the broker has claims")
     }
 
-    fn claim(&self, name: &str, text: impl Into<Bytes>) -> Result<Claimed, Refusal> {
+    pub(crate) fn claim(&self, name: &str, text: impl Into<Bytes>) -> Result<Claimed, Refusal> {
         self.wait(self.claims().claim(name, text.into()))
     }
 

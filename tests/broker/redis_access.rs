@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use tickgate::auth::Secret;
-use tickgate::broker::{Link, SharedSettings, redis};
+use tickgate::broker::{Claimed, Link, SharedSettings, redis};
 use tickgate::config::{Config, Environment};
 
 use crate::node::{Node, event, until};
@@ -58,6 +58,7 @@ fn the_files_of_the_deployment_over_redis_work_together() {
     node.wait_for(Link::Up);
     node.publish_one(event("kept.a", 1));
     assert_eq!(node.last("kept.a").as_deref(), Some("1"));
+    assert!(matches!(node.claim("key", "text"), Ok(Claimed::Now(_))));
     let other = redis::Settings {
         prefix: "another".into(),
         ..settings.clone()

@@ -108,3 +108,24 @@ pub(super) fn call(script: &str, keys: &[&str]) -> redis::Cmd {
     command.arg(script).arg(keys.len()).arg(keys);
     command
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_says_whether_something_was_done() {
+        let answered = |answer: &str| {
+            let value = redis::parse_redis_value(answer.as_bytes()).and_then(redis::Value::extract_error);
+            CallError::Refused(value.expect_err("an error")).refusal()
+        };
+        assert_eq!(answered("-OOM command not allowed\r\n"), Refusal::Rejected);
+        assert_eq!(answered("-FULL the claims hold enough\r\n"), Refusal::Rejected);
+        assert_eq!(answered("-TERM another term has begun\r\n"), Refusal::Unavailable);
+        assert_eq!(answered("-READONLY a replica\r\n"), Refusal::Unavailable);
+        assert_eq!(answered("-ERR within a script\r\n"), Refusal::Unknown);
+        assert_eq!(CallError::Late.refusal(), Refusal::Unknown);
+        let not_loaded = CallError::NotLoaded(End::Failed(String::new()));
+        assert_eq!(not_loaded.refusal(), Refusal::Unavailable);
+    }
+}
