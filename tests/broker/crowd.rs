@@ -409,3 +409,33 @@ fn is_published(traffic: &Traffic, rounds: u64) -> bool {
         .iter()
         .all(|count| count.load(Ordering::Relaxed) >= rounds)
 }
+
+#[test]
+fn the_check_of_a_client_finds_gaps_doubles_and_needless_losses() {
+    let mut client = Client::default();
+    let mut take = |number| {
+        let seen = Seen {
+            channel: 0,
+            version: 10 + number,
+            publisher: 1,
+            number,
+        };
+        client.take(Epoch(1), seen).is_ok()
+    };
+    assert!(take(5) && take(6), "it begins anywhere");
+    assert!(!take(6), "a double");
+    assert!(!take(8), "a gap");
+    let traffic = Traffic::default();
+    traffic.published[1].store(7 + u64::from(HISTORY_SIZE) - GATEWAYS as u64, Ordering::Relaxed);
+    assert!(client.check_told(&traffic).is_err(), "the history has everything");
+    traffic.published[1].fetch_add(1, Ordering::Relaxed);
+    assert!(client.check_told(&traffic).is_ok());
+    let of = |version| Seen {
+        channel: 0,
+        version,
+        publisher: 0,
+        number: 3,
+    };
+    assert!(traffic.check_version(of(7)).is_ok() && traffic.check_version(of(7)).is_ok());
+    assert!(traffic.check_version(of(8)).is_err(), "two versions of one event");
+}
