@@ -65,7 +65,10 @@ fn a_name_is_claimed_once_and_changed_by_whoever_knows_its_version() {
         assert_eq!(one.replace("k", first, Some("too late")), None);
         assert_eq!(one.replace("k", first, None), None);
         assert_eq!(one.look("k"), Some(held(second, "changed")));
-        assert_eq!(three.replace("k", second, None), Some(second));
+        // No text is also a text.
+        let third = two.replace("k", second, Some("")).expect("that version");
+        assert_eq!(one.look("k"), Some(held(third, "")));
+        assert_eq!(three.replace("k", third, None), Some(third));
         assert_eq!(one.look("k"), None);
         // It is free again. Of three that claim it at once, one has it.
         for round in 0..5 {

@@ -22,7 +22,7 @@ enum Changed {
 impl Claims for Redis {
     fn claim<'a>(&'a self, name: &'a str, text: Bytes) -> Doing<'a, Result<Claimed, Refusal>> {
         Box::pin(async move {
-            match self.change(name, 0, &text).await? {
+            match self.change(name, 0, Some(&text)).await? {
                 Changed::Now(version) => Ok(Claimed::Now(version)),
                 Changed::Other(Some(held)) => Ok(Claimed::Before(held)),
                 // Only a version can keep a name from being claimed.
@@ -49,7 +49,7 @@ impl Claims for Redis {
         text: Option<Bytes>,
     ) -> Doing<'a, Result<Option<u64>, Refusal>> {
         Box::pin(async move {
-            match self.change(name, version, &text.unwrap_or_default()).await? {
+            match self.change(name, version, text.as_deref()).await? {
                 Changed::Now(version) => Ok(Some(version)),
                 Changed::Other(_) => Ok(None),
             }
@@ -59,12 +59,12 @@ impl Claims for Redis {
 
 impl Redis {
     /// Changes a claim of this version, 0 if there is none. Without a text it is given up.
-    async fn change(&self, name: &str, version: u64, text: &[u8]) -> Result<Changed, Refusal> {
+    async fn change(&self, name: &str, version: u64, text: Option<&[u8]>) -> Result<Changed, Refusal> {
         let (mut connection, scripts) = self.shared.line().ok_or(Refusal::Unavailable)?;
         let keys = &self.shared.keys;
         let mut command = call(&scripts.claim, &[&keys.claims, &keys.claims_changed]);
         let kept_us = u64::try_from(KEPT.as_micros()).unwrap_or(u64::MAX);
-        command.arg(name).arg(version).arg(text).arg(BYTES_MAX).arg(kept_us);
+        command.arg(BYTES_MAX).arg(kept_us).arg(name).arg(version).arg(text);
         match run::<(u8, Vec<u8>)>(&mut connection, &command).await {
             Ok((1, version)) => number(&version).map(Changed::Now).ok_or(Refusal::Unknown),
             Ok((_, stored)) if stored.is_empty() => Ok(Changed::Other(None)),
