@@ -128,14 +128,20 @@ fn an_id_that_is_repeated_through_another_gateway_is_one_event_with_one_offset()
     World::each(|broker, mut world| {
         let first = world.nodes[0].publish_one(with_id("kept.a", 1, "x"));
         assert!(!first.duplicate);
-        let plain = world.nodes[0].publish_one(with_id("plain.a", 1, "x"));
-        assert!(!plain.duplicate);
+        for name in ["last.a", "plain.a"] {
+            assert!(!world.nodes[0].publish_one(with_id(name, 1, "x")).duplicate);
+        }
         world.add();
         for node in &world.nodes {
             let again = node.publish_one(with_id("kept.a", 2, "x"));
             assert_eq!((again.duplicate, again.offset), (true, first.offset), "{broker}");
+            for name in ["last.a", "plain.a"] {
+                assert!(node.publish_one(with_id(name, 2, "x")).duplicate, "{broker}: {name}");
+            }
         }
-        assert_eq!(world.nodes[0].last("kept.a").as_deref(), Some("1"), "{broker}");
+        for name in ["kept.a", "last.a"] {
+            assert_eq!(world.nodes[0].last(name).as_deref(), Some("1"), "{broker}: {name}");
+        }
     });
 }
 
