@@ -196,6 +196,7 @@ mod tests {
                 user: Some(user.into()),
                 patterns: (0..patterns).map(|n| (pattern(n), None)).collect(),
                 window_ms: 120_000,
+                subscribed_at: 0,
             },
         }
     }

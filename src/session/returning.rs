@@ -27,6 +27,17 @@ pub struct Suspended {
     pub patterns: Vec<(Pattern, Option<Rate>)>,
     /// How long the client may be away, in milliseconds.
     pub window_ms: u64,
+    /// The hub's newest version when the last of the patterns was subscribed.
+    pub subscribed_at: u64,
+}
+
+impl Suspended {
+    /// Whether the client may lack last values of channels with a history. An offset that is not above the version at which
+    /// it subscribed last may be from before the answer, which brings them.
+    fn owes_values(&self, offset: &Offset) -> bool {
+        let newest = offset.newest.iter().map(|(_, version)| *version);
+        offset.owes_values || newest.fold(offset.version, u64::max) <= self.subscribed_at
+    }
 }
 
 /// What a client says that comes back.
@@ -98,6 +109,7 @@ impl Session {
             out.sessions_unrecovered += 1;
             return self.connected(returning.identity, None, context, out);
         };
+        let owes_values = suspended.owes_values(&offset);
         returning.suspended = Some(suspended);
         returning.request = self.next_request();
         let (request, limit) = (returning.request, self.granted(None));
@@ -110,7 +122,7 @@ impl Session {
             epoch,
             holder: self.holder(context),
             version: offset.version,
-            owes_values: offset.owes_values,
+            owes_values,
         };
         out.list.push(Output::Subscribe {
             request,
@@ -158,6 +170,13 @@ impl Session {
             return true;
         }
         self.patterns = interned.to_vec();
+        if let (Some(engine_io), Some(suspended)) = (&mut self.engine_io, &suspended) {
+            // Last values are on their way only if they were owed.
+            engine_io.subscribed_at = match suspended.owes_values(&back.offset) {
+                true => outcome.began_at,
+                false => suspended.subscribed_at,
+            };
+        }
         out.sessions_recovered += 1;
         self.connected(identity, Some(back.pid), context, out);
         for (pattern, wish) in suspended.into_iter().flat_map(|suspended| suspended.patterns) {
@@ -179,6 +198,7 @@ impl Session {
             Disconnect::ByOperator | Disconnect::Displaced | Disconnect::RateLimitAbuse | Disconnect::Resync
         );
         let (pid, window_ms) = (engine_io.pid.take()?, engine_io.window_ms?);
+        let subscribed_at = engine_io.subscribed_at;
         if is_final || self.patterns.is_empty() {
             return None;
         }
@@ -190,6 +210,7 @@ impl Session {
                 .map(|(index, pattern)| (pattern.clone(), self.wishes.get(index)))
                 .collect(),
             window_ms,
+            subscribed_at,
         };
         Some(Output::Suspend { pid, suspended })
     }

@@ -64,6 +64,8 @@ pub(super) struct EngineIo {
     pub(super) window_ms: Option<u64>,
     /// The name under which it does, while it is connected.
     pub(super) pid: Option<Box<str>>,
+    /// The hub's newest version when the last subscribe request began that was answered.
+    pub(super) subscribed_at: u64,
     /// What the client said in CONNECT of the session that it had.
     pub(super) back: Option<Box<Return>>,
     /// That session is being taken back.
@@ -136,6 +138,7 @@ impl Session {
                 .recovery_window_ms()
                 .filter(|_| opening.revision == Revision::Four),
             pid: None,
+            subscribed_at: 0,
             back: None,
             returning: None,
         }));

@@ -258,6 +258,9 @@ impl Session {
         if self.on_returned(&interned, outcome, context, out) {
             return self.resume_changes(context, out);
         }
+        if let Some(engine_io) = &mut self.engine_io {
+            engine_io.subscribed_at = outcome.began_at;
+        }
         let (held, new) = (self.patterns.len(), interned.len());
         self.patterns.reserve_exact(new);
         self.patterns.extend(interned);

@@ -49,6 +49,8 @@ struct Text<'a> {
     epoch: u64,
     until_ms: u64,
     window_ms: u64,
+    #[serde(default)]
+    subscribed_at: u64,
     /// Each with the updates per second that the client asked for.
     #[serde(borrow)]
     patterns: Vec<(Cow<'a, str>, Option<f64>)>,
@@ -76,6 +78,7 @@ impl Record {
             epoch: self.epoch.0,
             until_ms: self.until_unix_ms,
             window_ms: self.suspended.window_ms,
+            subscribed_at: self.suspended.subscribed_at,
             patterns: patterns.collect(),
         };
         serde_json::to_vec(&text).unwrap_or_default()
@@ -102,6 +105,7 @@ impl Record {
                 user: text.user.map(Into::into),
                 patterns: text.patterns.iter().map(pattern).collect::<Option<_>>()?,
                 window_ms: text.window_ms,
+                subscribed_at: text.subscribed_at,
             },
         })
     }
@@ -131,6 +135,7 @@ mod tests {
                         .chain([(pattern("grid.é.*"), None)])
                         .collect(),
                     window_ms: 120_000,
+                    subscribed_at: u64::MAX,
                 },
             };
             let text = record.encode(&before);

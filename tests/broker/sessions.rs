@@ -27,6 +27,7 @@ fn a_session_is_taken_back_once_at_any_gateway_and_by_its_user_in_time() {
                 user: Some("u1".into()),
                 patterns: vec![(Pattern::parse("grid.*").expect("valid"), None)],
                 window_ms: 120_000,
+                subscribed_at: 7,
             },
         };
         let late = Record {

@@ -225,6 +225,8 @@ pub struct SubscribeOutcome {
     pub stale: NamedChannels,
     /// Nothing is subscribed yet: another message has more of what the client has.
     pub more: bool,
+    /// The hub's newest version when the request began. The client is not told.
+    pub began_at: u64,
 }
 
 /// What a client that returns gets of what it missed.

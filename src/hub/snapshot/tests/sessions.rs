@@ -14,6 +14,7 @@ fn record(pid: &str, tenant: Tenant, epoch: Epoch) -> Record {
             user: Some("u1".into()),
             patterns: vec![(pattern, None)],
             window_ms: 120_000,
+            subscribed_at: 7,
         },
     }
 }

@@ -41,6 +41,7 @@ pub(super) fn suspended(patterns: &[&str]) -> Option<Suspended> {
         user: Some("4".into()),
         patterns: patterns.iter().map(pattern).collect(),
         window_ms: 120_000,
+        subscribed_at: 0,
     })
 }
 

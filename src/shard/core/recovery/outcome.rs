@@ -113,6 +113,7 @@ impl Outcome {
                 recovered,
                 // Channels that the client knew may have no name here.
                 cut: is_foreign,
+                began_at,
                 ..SubscribeOutcome::default()
             },
             named: None,

@@ -352,6 +352,34 @@ fn a_session_is_given_back_once_and_only_if_everything_is_there() {
 }
 
 #[test]
+fn a_last_value_that_was_asked_for_just_before_a_break_comes_after_it() {
+    let mut rig = Rig::new();
+    let settings = settings(Mode::Off);
+    rig.event("system.kill_switch", "0");
+    let mut client = Client::default();
+    let mut id = rig.open_socket_io(&settings);
+    rig.say(id, "40");
+    rig.say(id, r#"42["subscribe",{"channels":["grid.*"]}]"#);
+    rig.event("grid.a.order", "0");
+    rig.receive(id, &mut client);
+    // The gateway carries this out, and the answer is lost.
+    rig.say(id, r#"42["subscribe",{"channels":["system.kill_switch"]}]"#);
+    for number in 1..3u64 {
+        rig.core.on_socket_error(id, rig.now);
+        id = rig.open_socket_io(&settings);
+        let connect = client.connect_packet();
+        rig.say(id, &connect);
+        rig.receive(id, &mut client);
+        assert_eq!(client.numbers["system.kill_switch"], [0], "return {number}");
+        // The client has an offset that is newer than its subscription, so the value does not come again.
+        rig.event("grid.a.order", &number.to_string());
+        rig.receive(id, &mut client);
+    }
+    assert_eq!(client.recovered, [false, true, true]);
+    assert_eq!(client.numbers["grid.a.order"], [0, 1, 2]);
+}
+
+#[test]
 fn a_session_that_the_broker_keeps_is_kept_again_if_its_client_is_gone_when_it_comes() {
     let mut rig = Rig::new();
     *rig.broker.kept.lock().expect("not poisoned") = Some(Vec::new());
