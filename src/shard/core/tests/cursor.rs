@@ -1,10 +1,12 @@
 //! Returning with a cursor.
 
+mod on_one_connection;
+
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::support::{few, offsets, told};
+use super::support::{few, offsets, told, whole};
 use super::*;
 use crate::hub::StateSettings;
 use tickgate_protocol::channel::{Class, History, Overflow};
@@ -221,7 +223,7 @@ fn no_cursor_is_given_before_a_loss_is_reported() {
     rig.next_turn();
     let id = rig.connect_with(few(2), Ok(None), true);
     rig.subscribe(id, "market.*");
-    rig.read(id);
+    let before = last_cursor(&rig.read(id)).expect("a cursor");
     rig.stall(id);
     for n in 1..=5 {
         rig.event("market.a.trade", &n.to_string());
@@ -240,6 +242,12 @@ fn no_cursor_is_given_before_a_loss_is_reported() {
     rig.say(id, history);
     let cursor = last_cursor(&rig.read(id)).expect("a cursor");
     assert_eq!(version(&cursor), 5, "behind what was reported");
+    // What was dropped comes after a return from before it, and not after a later one.
+    for (cursor, expected) in [(before, &[1, 2, 3, 4, 5][..]), (cursor, &[])] {
+        let (_, got) = rig.returns(&["market.*"], &cursor);
+        assert_eq!(got[0].text()["data"]["recovered"], true);
+        assert_eq!(offsets(&got), expected);
+    }
 }
 
 #[test]
@@ -402,23 +410,6 @@ impl Unlucky {
             }
         }
     }
-}
-
-/// The whole frames at the beginning of what a client received.
-fn whole(bytes: &[u8]) -> &[u8] {
-    let mut end = 0;
-    while let Some([_, length, rest @ ..]) = bytes.get(end..) {
-        let (header, length) = match (*length, rest) {
-            (126, [high, low, ..]) => (4, usize::from(u16::from_be_bytes([*high, *low]))),
-            (126, _) => break,
-            (short, _) => (2, usize::from(short)),
-        };
-        if bytes.len() < end + header + length {
-            break;
-        }
-        end += header + length;
-    }
-    &bytes[..end]
 }
 
 #[test]

@@ -43,6 +43,23 @@ pub(super) fn offsets(frames: &[Received]) -> Vec<u64> {
     texts.filter_map(|frame| frame.text()["offset"].as_u64()).collect()
 }
 
+/// The whole frames at the beginning of what a client received.
+pub(super) fn whole(bytes: &[u8]) -> &[u8] {
+    let mut end = 0;
+    while let Some([_, length, rest @ ..]) = bytes.get(end..) {
+        let (header, length) = match (*length, rest) {
+            (126, [high, low, ..]) => (4, usize::from(u16::from_be_bytes([*high, *low]))),
+            (126, _) => break,
+            (short, _) => (2, usize::from(short)),
+        };
+        if bytes.len() < end + header + length {
+            break;
+        }
+        end += header + length;
+    }
+    &bytes[..end]
+}
+
 impl Rig {
     pub(super) fn with_classes(entries: Vec<(&str, Class)>) -> Self {
         let entries = entries.into_iter();
