@@ -15,11 +15,11 @@ use tokio::time::MissedTickBehavior;
 
 use crate::clients::{Bare, Told};
 use crate::harness::{Gateway, within};
-use crate::listener::{Entry, Listener, entry};
+use crate::listener::{Entry, Listener, Way, entry};
 
 /// This channel has one event, published before any client connects, and every client subscribes to it. Its position proves
-/// that a reconnecting client knew this store. Without it, the gateway could not promise anything about channels that began
-/// in the meantime.
+/// that a client that reconnects with positions knew this store. Without it, the gateway could not promise anything about
+/// channels that began in the meantime.
 const FIRST: &str = "grid.first.order";
 const EVENTS_PER_SECOND: u64 = 1000;
 const EVENTS_PER_REQUEST: u64 = 10;
@@ -116,8 +116,9 @@ impl Member {
                 .collect(),
         };
         patterns.push(FIRST.to_owned());
+        let way = *Way::ALL.choose(&mut rng).expect("three");
         Self {
-            listener: Listener::new(patterns),
+            listener: Listener::new(patterns, way),
             rng,
             tally: Tally::default(),
         }
@@ -211,7 +212,7 @@ impl Member {
         self.listener.take(message, connection).await;
         if message["type"] == "event" {
             self.tally.events += 1;
-        } else if message["data"]["recovered"].is_object() {
+        } else if !message["data"]["recovered"].is_null() {
             self.tally.recoveries += 1;
             let recovered = &self.listener.recovered;
             assert!(recovered.values().all(|recovered| *recovered == true), "{message}");

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use crate::clients::{Bare, Told};
 use crate::crowd::{history, variable};
 use crate::harness::{Gateway, event, trader, until, within};
-use crate::listener::Listener;
+use crate::listener::{Listener, Way};
 use crate::nats_server;
 use crate::restart::snapshot;
 use tickgate::time::unix_ms;
@@ -162,8 +162,8 @@ impl Busy {
         let (last, connected) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
         let measured = Arc::<Mutex<Measured>>::default();
         let staying: Vec<_> = (0..clients)
-            .map(|_| {
-                let listener = Listener::new(vec![CHANNEL.to_owned()]);
+            .map(|n| {
+                let listener = Listener::new(vec![CHANNEL.to_owned()], Way::ALL[n % Way::ALL.len()]);
                 tokio::spawn(stay(
                     Arc::clone(&gateway),
                     listener,

@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::clients::{Bare, Told};
 use crate::crowd::history;
 use crate::harness::{Gateway, event, within};
-use crate::listener::Listener;
+use crate::listener::{Listener, Way};
 
 const CHANNEL: &str = "grid.g.order";
 
@@ -47,28 +47,43 @@ fn numbers(listener: &Listener) -> Vec<u64> {
     received.map(|(_, number)| *number).collect()
 }
 
-/// A client that subscribed before the first event and received the events up to `number`.
-async fn listener_up_to(gateway: &Gateway, number: u64) -> Listener {
-    let mut listener = Listener::new(vec!["grid.*".to_owned(), CHANNEL.to_owned()]);
-    // The client stays connected. Without a position it could not show later that it knew this store.
-    let mut connection = subscribe(gateway, &mut listener).await;
+/// A client of each way that subscribed before the first event and received the events up to `number`.
+async fn listeners_up_to(gateway: &Gateway, number: u64) -> Vec<Listener> {
+    let mut clients = Vec::new();
+    for way in Way::ALL {
+        let mut listener = Listener::new(vec!["grid.*".to_owned(), CHANNEL.to_owned()], way);
+        // The client stays connected. Without a position it could not show later that it knew this store.
+        let connection = subscribe(gateway, &mut listener).await;
+        clients.push((connection, listener));
+    }
     publish(gateway, 0..10).await;
-    receive(&mut connection, &mut listener, number).await;
-    listener
+    let mut listeners = Vec::new();
+    for (mut connection, mut listener) in clients {
+        receive(&mut connection, &mut listener, number).await;
+        listeners.push(listener);
+    }
+    listeners
 }
 
-/// Reconnects to a gateway that cannot know the client's offset. The client is told so, and continues in another epoch.
-async fn reconnects_to_a_new_epoch(gateway: &Gateway, listener: &mut Listener) {
-    let (before, received) = (listener.epoch().clone(), numbers(listener).len());
-    subscribe(gateway, listener).await;
-    assert_eq!(listener.recovered, *json!({CHANNEL: false}).as_object().expect("one"));
+/// Reconnect to a gateway that cannot know what the clients have. They are told so, and continue in another epoch.
+async fn reconnect_to_a_new_epoch(gateway: &Gateway, listeners: &mut [Listener]) {
+    let before: Vec<_> = listeners
+        .iter()
+        .map(|listener| (listener.epoch().clone(), numbers(listener).len()))
+        .collect();
+    for listener in &mut *listeners {
+        subscribe(gateway, listener).await;
+        assert_eq!(listener.recovered, *json!({CHANNEL: false}).as_object().expect("one"));
+    }
     publish(gateway, 100..110).await;
-    listen(gateway, listener, 109).await;
-    let after = listener.epoch();
-    assert!(after.is_string() && *after != before, "{after} after {before}");
-    assert_eq!(listener.recovered[CHANNEL], true, "from where it reconnected");
-    let numbers = &numbers(listener)[received..];
-    assert!(numbers.iter().copied().eq(100..110), "{numbers:?}");
+    for (listener, (before, received)) in listeners.iter_mut().zip(before) {
+        listen(gateway, listener, 109).await;
+        let after = listener.epoch();
+        assert!(after.is_string() && *after != before, "{after} after {before}");
+        assert_eq!(listener.recovered[CHANNEL], true, "from where it reconnected");
+        let numbers = &numbers(listener)[received..];
+        assert!(numbers.iter().copied().eq(100..110), "{numbers:?}");
+    }
 }
 
 async fn kill(mut gateway: Gateway) {
@@ -90,10 +105,10 @@ pub(crate) fn snapshot(directory: &tempfile::TempDir) -> String {
 #[tokio::test]
 async fn a_killed_gateway_without_a_snapshot_comes_back_with_a_new_epoch_and_says_so() {
     let gateway = Gateway::start("", "").await;
-    let mut listener = listener_up_to(&gateway, 9).await;
+    let mut listeners = listeners_up_to(&gateway, 9).await;
     kill(gateway).await;
     let successor = Gateway::start("", "").await;
-    reconnects_to_a_new_epoch(&successor, &mut listener).await;
+    reconnect_to_a_new_epoch(&successor, &mut listeners).await;
 }
 
 #[tokio::test]
@@ -101,10 +116,12 @@ async fn a_drained_gateway_with_a_snapshot_comes_back_with_its_epoch_and_recover
     let directory = tempfile::tempdir().expect("a temporary directory");
     let mut gateway = Gateway::start("drain = \"2s\"", &snapshot(&directory)).await;
     let mut listeners = Vec::new();
-    for number in [9, 3, 0] {
-        let mut listener = Listener::new(vec![CHANNEL.to_owned()]);
-        subscribe(&gateway, &mut listener).await;
-        listeners.push((number, listener));
+    for way in Way::ALL {
+        for number in [9, 3, 0] {
+            let mut listener = Listener::new(vec![CHANNEL.to_owned()], way);
+            subscribe(&gateway, &mut listener).await;
+            listeners.push((number, listener));
+        }
     }
     publish(&gateway, 0..10).await;
     for (number, listener) in &mut listeners {
@@ -140,19 +157,21 @@ async fn a_drained_gateway_with_a_snapshot_comes_back_with_its_epoch_and_recover
 async fn a_killed_gateway_with_a_snapshot_begins_a_new_epoch_and_says_so() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let mut first = Gateway::start("", &snapshot(&directory)).await;
-    let mut listener = listener_up_to(&first, 9).await;
+    let mut listeners = listeners_up_to(&first, 9).await;
     drain(&mut first).await;
     // The epoch continues, and the gateway gives out offsets that are in no snapshot.
     let second = Gateway::start("", &snapshot(&directory)).await;
     publish(&second, 10..20).await;
-    listen(&second, &mut listener, 19).await;
-    assert_eq!(listener.recovered[CHANNEL], true);
+    for listener in &mut listeners {
+        listen(&second, listener, 19).await;
+        assert_eq!(listener.recovered[CHANNEL], true);
+    }
     kill(second).await;
 
     let third = Gateway::start("", &snapshot(&directory)).await;
     let kept: Vec<_> = history_numbers(&third).await;
     assert!(kept.into_iter().eq(0..10), "as of the last snapshot");
-    reconnects_to_a_new_epoch(&third, &mut listener).await;
+    reconnect_to_a_new_epoch(&third, &mut listeners).await;
 }
 
 /// The numbers of the events in the history, whether it is complete or not.
