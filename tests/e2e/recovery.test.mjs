@@ -1,4 +1,5 @@
-// The client of docs/protocol.md, "Coming back", as shown there: 5,000 histories, over links that are cut at random moments.
+// The client of docs/protocol.md, "Coming back", as shown there: 5,000 histories, over links that are cut at random moments,
+// while the gateway restarts and is killed.
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { connect, createServer } from 'node:net';
@@ -46,7 +47,7 @@ async function cutter(t, port, next) {
   return Object.assign(proxy, { url: `ws://127.0.0.1:${server.address().port}/ws` });
 }
 
-test('the client of the protocol page has every event of 5,000 histories once, over links that are cut and a restart', async (t) => {
+test('the client of the protocol page has every event of 5,000 histories once, over links that are cut, a restart and a kill', async (t) => {
   const seed = Number(process.env.TICKGATE_SEED ?? 17);
   t.diagnostic(`TICKGATE_SEED=${seed}`);
   const next = random(seed);
@@ -108,5 +109,14 @@ test('the client of the protocol page has every event of 5,000 histories once, o
   for (const [channel, numbers] of got) assert.deepEqual(numbers, expected, channel);
   assert.deepEqual(reloaded, []);
   assert.ok(proxy.cuts >= 10, `${proxy.cuts} cuts`);
+
+  // A gateway that was killed begins a new store. The client is told to reload everything, and goes on.
+  server.child.kill('SIGKILL');
+  await server.ended;
+  server = await gateway(t, options);
+  await until('the answer of the new store', () => reloaded.includes('everything'));
+  await publish(ROUNDS);
+  await until('its events', () => [...got.values()].every((numbers) => numbers.at(-1) === ROUNDS));
+  for (const [channel, numbers] of got) assert.deepEqual(numbers, [...expected, ROUNDS], channel);
   t.diagnostic(`${proxy.cuts} cuts, ${(proxy.bytes / 1e6).toFixed(1)} MB for ${CHANNELS * ROUNDS} events`);
 });
