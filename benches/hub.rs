@@ -1,14 +1,16 @@
 //! The costs of publishing, joining, looking up and reading state: `cargo bench --bench hub`.
 
 use std::cell::Cell;
+use std::collections::HashSet;
 use std::hint::black_box;
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use tickgate::event::{EventId, NewEvent, PublishOptions};
-use tickgate::hub::{ChannelView, Hub, Inbox, PageLimit, Receipt, Scan, Settings, Since, Wakes};
+use tickgate::hub::{ChannelView, Hub, Inbox, PageLimit, Receipt, Scan, Settings, Since, Wakes, stripe_of};
 use tickgate::time::Now;
 use tickgate_protocol::channel::{Channel, Pattern};
 
@@ -93,6 +95,66 @@ fn publish(c: &mut Criterion) {
         group.bench_function(BenchmarkId::from_parameter(shards), |b| {
             b.iter_custom(|times| publish_timed(&hub, &mut inboxes, |_| event(&to), times));
         });
+    }
+    group.finish();
+}
+
+/// Measures publishing from several threads at once, each to a channel of its own: the time that the slowest one takes for
+/// `times` events.
+fn publish_together_timed(hub: &Hub, inboxes: &mut [Inbox], channels: &[Channel], times: u64) -> Duration {
+    let mut spent = Duration::ZERO;
+    let mut left = times;
+    while left > 0 {
+        let batch = left.min(1000 / channels.len() as u64);
+        let ready = Barrier::new(channels.len());
+        let publish = |channel: &Channel| {
+            let events: Vec<_> = (0..batch).map(|_| event(channel)).collect();
+            let mut wakes = Wakes::default();
+            ready.wait();
+            let start = Instant::now();
+            for event in events {
+                let credit = hub
+                    .credit_now(tickgate_protocol::channel::Tenant::DEFAULT, event.data.len())
+                    .expect("more than all batches");
+                hub.publish(event, Now::default(), credit, &mut wakes);
+            }
+            hub.wake(wakes);
+            start.elapsed()
+        };
+        spent += thread::scope(|scope| {
+            let publish = &publish;
+            let publishers = channels.iter().map(|channel| scope.spawn(move || publish(channel)));
+            let publishers: Vec<_> = publishers.collect();
+            let took = publishers
+                .into_iter()
+                .map(|publisher| publisher.join().expect("published"));
+            took.max().expect("a publisher")
+        });
+        for inbox in &mut *inboxes {
+            while inbox.pop().is_some() {}
+        }
+        left -= batch;
+    }
+    spent
+}
+
+/// One to four publishers, each on its own stripe. On fewer cores than publishers, they take turns.
+fn publish_together(c: &mut Criterion) {
+    let mut group = c.benchmark_group("publish to inboxes, publishers at once");
+    for shards in [1, 4, 16] {
+        for publishers in [1, 2, 4] {
+            let (hub, mut inboxes) = hub(shards);
+            for inbox in &mut inboxes {
+                inbox.join(&pattern("grid.*"));
+            }
+            let mut stripes = HashSet::new();
+            let channels = (0..).map(|n| channel(&format!("grid.p{n}.note")));
+            let channels = channels.filter(|channel| stripes.insert(stripe_of(channel)));
+            let channels: Vec<_> = channels.take(publishers).collect();
+            group.bench_function(BenchmarkId::new(format!("{shards} inboxes"), publishers), |b| {
+                b.iter_custom(|times| publish_together_timed(&hub, &mut inboxes, &channels, times));
+            });
+        }
     }
     group.finish();
 }
@@ -267,5 +329,16 @@ fn pop(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, publish, keep, identify, lookup, join, join_and_view, page, pop);
+criterion_group!(
+    benches,
+    publish,
+    publish_together,
+    keep,
+    identify,
+    lookup,
+    join,
+    join_and_view,
+    page,
+    pop
+);
 criterion_main!(benches);
