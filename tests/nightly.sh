@@ -88,6 +88,9 @@ part_replay() {
 
 part_simulation() {
     TICKGATE_SEEDS=$SIMULATION_SEEDS cargo test --profile "$TEST_PROFILE" --locked --test simulation || return 1
+    # Cursors on one connection, sessions of Socket.IO, and keys of commands have simulations of their own.
+    TICKGATE_SEEDS=$((SIMULATION_SEEDS / 10)) cargo test --profile "$TEST_PROFILE" --locked --lib -- \
+        on_one_connection returning key_storm || return 1
     echo "$SIMULATION_SEEDS seeds hold"
 }
 
