@@ -302,7 +302,7 @@ impl Client {
         };
         if watch.kind.merges() && is_snapshot {
             watch.values.clear();
-            if values.is_empty() {
+            if values.is_empty() && !is_book {
                 return Ok(()); // all records are deleted
             }
         }

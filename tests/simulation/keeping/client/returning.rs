@@ -35,7 +35,8 @@ impl Client {
         Some(self.ask(message, ask))
     }
 
-    // A cursor that does not say that last values are owed: each that was there has come.
+    // A cursor that does not say that last values are owed: each that was there has come. Of a client with a limit of bytes,
+    // it may have been lost with its history, which is told.
     pub(super) fn check_values(&self, message: &Value, store: &Store, now: Now) -> Result<(), String> {
         let cursor = message["cursor"].as_str().and_then(Cursor::parse);
         let Some(cursor) = cursor.filter(|cursor| !cursor.owes_values && self.resumption.is_used) else {
@@ -45,7 +46,8 @@ impl Client {
             let facts = store.truth.of(name);
             let is_old =
                 facts.len() == watch.began && facts.last().is_some_and(|last| last.offset <= Some(cursor.version));
-            watch.kind == Kind::Life && watch.is_new && is_old && store.has_last(name, now)
+            let is_told = store.is_limited && self.reported_channels.contains(**name);
+            watch.kind == Kind::Life && watch.is_new && is_old && !is_told && store.has_last(name, now)
         };
         match self.watches.iter().find(is_owed) {
             Some((name, _)) => Err(format!("the last value of {name} never came: {message}")),
