@@ -195,6 +195,8 @@ impl Listener {
         if !self.has_begun {
             let offset = |position: &Value| position["offset"].as_u64().expect("an offset");
             self.first = positions().map(|(channel, at)| (channel.clone(), offset(at))).collect();
+            // The first cursor may be older than these.
+            self.has = self.first.clone();
         }
         match self.way {
             Way::Positions => self.recovered_by_positions(message),

@@ -118,6 +118,22 @@ fn what_a_client_has_beyond_its_cursor_is_skipped() {
 }
 
 #[test]
+fn positions_say_which_events_are_from_before_the_first_subscription() {
+    let mut rig = Rig::new();
+    // The shard has not read the head since, so the cursor does not cover it.
+    rig.event("grid.a.order", "1");
+    let id = rig.connect();
+    rig.subscribe(id, "grid.*");
+    let got = rig.read(id);
+    assert_eq!(got[0].text()["data"]["positions"]["grid.a.order"]["offset"], 1);
+    let cursor = last_cursor(&got).expect("a cursor");
+    assert_eq!(version(&cursor), 0);
+    rig.event("grid.a.order", "2");
+    let (_, got) = rig.returns(&["grid.*"], &cursor);
+    assert_eq!(offsets(&got), [1, 2]);
+}
+
+#[test]
 fn channels_that_are_not_recovered_are_named() {
     let mut rig = Rig::with_classes(vec![(
         "life.*",
