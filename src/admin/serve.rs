@@ -18,7 +18,7 @@ use super::connection::Connection;
 use super::console;
 use super::routes::{self, Call, Handler, NoRoute};
 use crate::ingress::http::response::{self, HttpResponse};
-use crate::ingress::http::{self, HttpErrorCode, Socket};
+use crate::ingress::http::{self, HttpErrorCode, PollAgain, Socket};
 use crate::metrics::Gauge;
 use crate::time::elapsed_us;
 
@@ -79,8 +79,9 @@ async fn serve(connection: Arc<Connection>, http: hyper::server::conn::http1::Bu
     let mut http = http.serve_connection(TokioIo::new(socket), service);
     let loss = connection.loss();
     let mut lost = pin!(loss.happened());
+    let again = PollAgain::default();
     let ended = std::future::poll_fn(|cx| {
-        if let Poll::Ready(ended) = http.poll_without_shutdown(cx) {
+        if let Poll::Ready(ended) = again.poll(cx, |cx| http.poll_without_shutdown(cx)) {
             return Poll::Ready(Some(ended));
         }
         connection.polled();

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::context::Context;
 use super::endpoint_table::EndpointTable;
-use super::http::{self, Accepted, Displaced, Place, Socket};
+use super::http::{self, Accepted, Displaced, Place, PollAgain, Socket};
 use super::http_connection::HttpConnection;
 use super::pending::PendingSlot;
 use super::proxy_protocol::{self, ProxyHeader};
@@ -101,9 +101,10 @@ async fn serve_http(
     let mut http = context.http.serve_connection(TokioIo::new(socket), service);
     let mut deadline = connection.deadline();
     let mut late = pause::Deadline::new(deadline.saturating_duration_since(Instant::now()));
+    let again = PollAgain::default();
     // Not hyper's own upgrade, which would box the socket: it is taken from the connection with its type.
     let ended = std::future::poll_fn(|cx| {
-        if let Poll::Ready(ended) = http.poll_without_shutdown(cx) {
+        if let Poll::Ready(ended) = again.poll(cx, |cx| http.poll_without_shutdown(cx)) {
             return Poll::Ready(Ended::Http(ended));
         }
         // The poll may have moved the deadline, in both directions.

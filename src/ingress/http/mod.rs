@@ -8,6 +8,7 @@ pub mod response;
 
 mod accept;
 mod address;
+mod again;
 mod bodies;
 mod error;
 mod gate;
@@ -19,6 +20,7 @@ mod socket;
 
 pub use accept::{accept_until_closed, linger};
 pub use address::{AddressError, ListenAddress, ListenerName, ListenerNameError, ListenerNames, LocalAddress};
+pub use again::PollAgain;
 pub use bodies::{BYTES_FREE, BodyRoom, BodyShare, NoRoom};
 pub use error::HttpErrorCode;
 pub use gate::{Closed, Gate};
