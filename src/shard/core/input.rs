@@ -234,11 +234,15 @@ impl ShardCore {
     }
 
     /// Goes on with input that was held back, if the session takes input again.
+    #[inline]
     pub(super) fn resume(&mut self, slot: u32, now: Now) {
         let hot = self.connections.hot(slot);
-        if hot.stage != Stage::Open || !hot.flags.has(Flags::PAUSED) {
-            return;
+        if hot.stage == Stage::Open && hot.flags.has(Flags::PAUSED) {
+            self.take_held_back(slot, now);
         }
+    }
+
+    fn take_held_back(&mut self, slot: u32, now: Now) {
         let Some(connection) = self.connections.get(slot) else {
             return;
         };

@@ -72,7 +72,18 @@ impl ShardCore {
     ///
     /// It does not list the connection: a driver that gathers what several connections have to write would gather the same
     /// bytes a second time.
+    #[inline]
     pub(super) fn prepare(&mut self, slot: u32, limit: usize, now: Now) -> Option<u32> {
+        if self.connections.hot(slot).flags.has(Flags::CATCH_UP | Flags::GAP) {
+            self.prepare_behind(slot, limit, now)
+        } else {
+            None
+        }
+    }
+
+    // For a connection that catches up, or that has yet to be told of a loss.
+    #[inline(never)]
+    fn prepare_behind(&mut self, slot: u32, limit: usize, now: Now) -> Option<u32> {
         let is_listed = self.connections.hot(slot).flags.has(Flags::DIRTY);
         let mut until = None;
         if self.connections.hot(slot).flags.has(Flags::CATCH_UP) {
