@@ -133,10 +133,54 @@ fn a_flood_of_channels() {
     assert!(left * 5 < flooded, "{left} of {flooded} bytes");
 }
 
+/// The memory of 2000 clients with 20 of 500 channels each, for each subscription: in their first period if they have a rate,
+/// and after it.
+fn subscriptions(max_rate: &str) -> [usize; 2] {
+    const CLIENTS: usize = 2_000;
+    const EACH: usize = 20;
+    let mut rig = Rig::new();
+    let connect = |rig: &mut Rig, subscribe: &dyn Fn(usize) -> String| {
+        let before = HELD.load(Relaxed);
+        for client in 0..CLIENTS {
+            rig.connect_and_send(&subscribe(client));
+        }
+        rig.drain();
+        rig.core.deliver(1);
+        move || HELD.load(Relaxed) - before
+    };
+    let bare = connect(&mut rig, &|_| r#"{"type":"ping"}"#.to_owned())();
+    let held = connect(&mut rig, &|client| {
+        let channel = |n: usize| format!(r#""market.s{}.price""#, (client * 7 + n * 25) % 500);
+        let channels: Vec<String> = (0..EACH).map(channel).collect();
+        format!(
+            r#"{{"type":"subscribe","channels":[{}]{max_rate}}}"#,
+            channels.join(",")
+        )
+    });
+    let each = |bytes: usize| (bytes - bare) / (CLIENTS * EACH);
+    let first = each(held());
+    for period in 1..=4 {
+        rig.core.begin_turn(Now {
+            mono_ms: NOW.mono_ms + period * 10_000,
+            ..NOW
+        });
+        rig.core.deliver(1);
+    }
+    [first, each(held())]
+}
+
+fn a_subscription() {
+    let [plain_first, plain] = subscriptions("");
+    let [rated_first, rated] = subscriptions(r#","max_rate":2"#);
+    println!("{plain_first} and {plain} bytes for a subscription, {rated_first} and {rated} bytes with a rate");
+    assert!(rated * 10 <= plain * 13, "{rated} bytes with a rate, {plain} without");
+}
+
 // One test for all, because each measures the memory of the whole process.
 #[test]
 fn state_takes_the_memory_that_the_documentation_says() {
     a_remembered_name();
     a_channel_to_catch_up_with();
     a_flood_of_channels();
+    a_subscription();
 }

@@ -41,6 +41,15 @@ impl JoinPosition {
         }
     }
 
+    /// The inbox index of a pattern whose channels are all in one stripe.
+    #[must_use]
+    pub fn of_one_stripe(&self) -> Option<u64> {
+        match self.0 {
+            Positions::OneStripe { from, .. } => Some(from),
+            Positions::EachStripe(_) | Positions::Scan(_) => None,
+        }
+    }
+
     /// Whether every stripe has been joined.
     #[must_use]
     pub fn is_complete(&self) -> bool {

@@ -156,7 +156,7 @@ impl Table {
         self.add(slot, new);
         self.remove_at(slot, index);
         self.retire(old);
-        if let Some(unsettled) = unsettled.filter(|unsettled| unsettled.at.is_some()) {
+        if let Some(unsettled) = unsettled.filter(Unsettled::has_position) {
             self.mark(slot, new, UNSETTLED, true);
             self.settling.push_back((slot, new));
             self.unsettled.insert((slot, new), unsettled);
@@ -171,7 +171,7 @@ impl Table {
         let (group, ends) = (pace.first_group()?, if pace.has_one_group() { 1 } else { 2 });
         self.mark(slot, node, FRESH, true)?;
         let key = (slot, node);
-        let unsettled = self.unsettled.entry(key).or_insert_with(|| Unsettled::new(None, 0));
+        let unsettled = self.unsettled.entry(key).or_insert_with(Unsettled::new);
         unsettled.from = unsettled.from.max(from);
         unsettled.ends_left = ends;
         self.fresh[group.index()].push(key);

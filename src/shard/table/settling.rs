@@ -1,20 +1,26 @@
 //! Which events of a new subscription count, until it is settled.
 
-use hashbrown::hash_map::Entry;
-
 use super::{FRESH, NodeId, Table, UNSETTLED};
 use crate::hub::JoinPosition;
 use tickgate_protocol::channel::{Channel, Pattern};
 
-/// A subscription whose start position in the inbox was not reached yet, or that is in its first period.
+/// From when on the events of a subscription count whose start position in the inbox was not reached yet, or that is in its
+/// first period. Very many subscriptions may be in their first period at a time.
 #[derive(Debug)]
 pub(super) struct Unsettled {
-    // `None`: the subscription was settled before, and its pace has changed since.
-    pub(super) at: Option<JoinPosition>,
     // Events with a lower inbox index were delivered already, or are not owed.
     pub(super) from: u64,
     // How many ends of periods are left until the subscription is fresh no longer.
     pub(super) ends_left: u8,
+    // `None`: everything from `from` on counts.
+    start: Option<Box<Start>>,
+}
+
+/// What a single inbox index cannot say.
+#[derive(Debug, Default)]
+struct Start {
+    // `None`: the subscription was settled before, and its pace has changed since.
+    at: Option<JoinPosition>,
     // Patterns held before this one that were removed since. Their channels were covered all the time, so their events
     // before `at` must be delivered too.
     earlier: Vec<RemovedPattern>,
@@ -27,28 +33,56 @@ struct RemovedPattern {
     patterns: Vec<Pattern>,
     // Where its subscription started; `None`: it was settled.
     at: Option<JoinPosition>,
+    // As in `Unsettled`.
+    from: u64,
 }
 
+const _: () = assert!(size_of::<Unsettled>() == 24);
+
 impl Unsettled {
-    pub(super) const fn new(at: Option<JoinPosition>, from: u64) -> Self {
+    /// A subscription of which everything counts that is delivered from now on.
+    pub(super) const fn new() -> Self {
         Self {
-            at,
-            from,
+            from: 0,
             ends_left: 0,
-            earlier: Vec::new(),
+            start: None,
         }
     }
 
+    /// Whether the subscription has a start position that an index cannot say.
+    pub(super) fn has_position(&self) -> bool {
+        self.start.as_ref().is_some_and(|start| start.at.is_some())
+    }
+
+    fn start_mut(&mut self) -> &mut Start {
+        self.start.get_or_insert_default()
+    }
+
     fn is_settled(&self, index: u64) -> bool {
-        self.at.as_ref().is_none_or(|at| at.is_settled(index))
+        let at = self.start.as_ref().and_then(|start| start.at.as_ref());
+        at.is_none_or(|at| at.is_settled(index))
+    }
+
+    // The start position was reached. Values from before it may still wait for the end of a period.
+    fn settle(&mut self) {
+        if let Some(start) = &self.start
+            && start.earlier.is_empty()
+            && let Some(from) = start.at.as_ref().map_or(Some(0), JoinPosition::of_one_stripe)
+        {
+            self.from = self.from.max(from);
+            self.start = None;
+        }
     }
 
     fn includes(&self, channel: &Channel, stripe: u8, index: u64) -> bool {
         let is_from = |at: &Option<JoinPosition>| at.as_ref().is_none_or(|at| at.includes(channel, stripe, index));
         let is_included = |removed: &RemovedPattern| {
-            is_from(&removed.at) && removed.patterns.iter().all(|pattern| pattern.matches(channel))
+            index >= removed.from
+                && is_from(&removed.at)
+                && removed.patterns.iter().all(|pattern| pattern.matches(channel))
         };
-        index >= self.from && (is_from(&self.at) || self.earlier.iter().any(is_included))
+        let starts = |start: &Start| is_from(&start.at) || start.earlier.iter().any(is_included);
+        index >= self.from && self.start.as_deref().is_none_or(starts)
     }
 }
 
@@ -62,12 +96,8 @@ impl Table {
         if at.is_complete() {
             self.settling.push_back((slot, node));
         }
-        match self.unsettled.entry((slot, node)) {
-            Entry::Occupied(mut known) => known.get_mut().at = Some(at),
-            Entry::Vacant(vacant) => {
-                vacant.insert(Unsettled::new(Some(at), 0));
-            }
-        }
+        let unsettled = self.unsettled.entry((slot, node)).or_insert_with(Unsettled::new);
+        unsettled.start_mut().at = Some(at);
     }
 
     /// Whether an unsettled subscription gets the event of `channel` that was popped from `stripe` at position `index`.
@@ -109,20 +139,34 @@ impl Table {
         let marks = self.mark(key.0, key.1, mark, false);
         if marks.is_none_or(|marks| marks & (UNSETTLED | FRESH) == 0) {
             self.unsettled.remove(&key);
+        } else if mark == UNSETTLED
+            && let Some(unsettled) = self.unsettled.get_mut(&key)
+        {
+            unsettled.settle();
         }
     }
 
     /// Lets the connection's other unsettled patterns that intersect this one inherit the events it has yet to get.
     pub(super) fn remember(&mut self, slot: u32, node: NodeId, pattern: &Pattern) {
         let own = self.unsettled.get(&(slot, node));
+        let start = own.and_then(|own| own.start.as_deref());
+        let from = own.map_or(0, |own| own.from);
         let mut removed = vec![RemovedPattern {
             patterns: vec![pattern.clone()],
-            at: own.and_then(|own| own.at.clone()),
+            at: start.and_then(|start| start.at.clone()),
+            from,
         }];
-        removed.extend(own.iter().flat_map(|own| &own.earlier).cloned().map(|mut earlier| {
-            earlier.patterns.push(pattern.clone());
-            earlier
-        }));
+        removed.extend(
+            start
+                .iter()
+                .flat_map(|start| &start.earlier)
+                .cloned()
+                .map(|mut earlier| {
+                    earlier.patterns.push(pattern.clone());
+                    earlier.from = earlier.from.max(from);
+                    earlier
+                }),
+        );
         let held = self.held.get(slot).map_or(&[][..], |held| held);
         for other in held.iter().filter(|held| held.node != node) {
             let is_covered = self.nodes[other.node as usize]
@@ -131,7 +175,7 @@ impl Table {
             if let Some(unsettled) = self.unsettled.get_mut(&(slot, other.node))
                 && is_covered
             {
-                unsettled.earlier.extend(removed.iter().cloned());
+                unsettled.start_mut().earlier.extend(removed.iter().cloned());
             }
         }
     }
