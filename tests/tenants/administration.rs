@@ -15,6 +15,59 @@ impl World {
 
 /// The form of the ways in `main.rs`.
 pub(super) const WAYS: &[Way] = &[
+    ("lists, statistics and the end of connections", |world| {
+        let mut clients = [0, 1, 2].map(|index| world.client(index, "8"));
+        let list = |bearer: &str, query: &str| {
+            let answer = world.admin_as(bearer, "GET", &format!("/api/websocket/clients?user=8{query}"), "");
+            answer.json()["clients"].as_array().expect("a list").clone()
+        };
+        for index in [1, 2] {
+            let own = list(ADMIN_KEYS[index], "");
+            assert_eq!((own.len(), &own[0]["tenant"]), (1, &json!(NAMES[index])));
+        }
+        assert_eq!(list(OPERATOR, "").len(), 3, "the operator sees all");
+        assert_eq!(list(OPERATOR, "&tenant=default").len(), 1);
+
+        let stats = |index: usize| world.admin(index, "GET", "/api/websocket/stats", "").json();
+        until("earlier clients are gone", || {
+            (1..3).all(|index| stats(index)["active_connections"] == 1)
+        });
+        for index in [1, 2] {
+            let stats = stats(index);
+            assert_eq!(
+                (&stats["tenant"], &stats["subscriptions_total"]),
+                (&json!(NAMES[index]), &json!(3)),
+                "{stats}"
+            );
+            assert!(
+                stats.get("process").is_none() && stats.get("shards").is_none(),
+                "{stats}"
+            );
+        }
+        let id = list(ADMIN_KEYS[2], "")[0]["client_id"]
+            .as_str()
+            .expect("an id")
+            .to_owned();
+        let target = format!("/api/websocket/clients/{id}");
+        assert_eq!(
+            world.admin(1, "DELETE", &target, "").status,
+            404,
+            "another tenant's connection"
+        );
+        let broadcast = world.admin(1, "POST", "/api/websocket/broadcast/test", "").json();
+        assert_eq!(broadcast["queued"], 1);
+        // The audit trail of the tenant's administrators is the tenant's own.
+        let is_audit = |next: &Value| next["channel"] == "system.log";
+        let next = std::iter::repeat_with(|| clients[1].json()).find(|next| !is_audit(next));
+        assert_eq!(next.expect("endless")["channel"], "system.test");
+        assert_eq!(world.admin(1, "DELETE", "/api/users/8/connections", "").status, 204);
+        assert_eq!(clients[1].close_code(), Some(4003));
+        for index in [0, 2] {
+            hears_nothing(&mut clients[index], NAMES[index]);
+        }
+        assert_eq!(world.admin(2, "DELETE", &target, "").status, 204);
+        assert_eq!(clients[2].close_code(), Some(4003));
+    }),
     ("users", |world| {
         let mut clients = [0, 1, 2].map(|index| world.client(index, "21"));
         clients[2].send(r#"{"type":"command","id":1,"action":"only.two"}"#);

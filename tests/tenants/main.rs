@@ -5,6 +5,9 @@ mod administration;
 #[path = "../support/gateway.rs"]
 mod gateway;
 mod reload;
+mod returning;
+#[path = "../support/sources.rs"]
+mod sources;
 
 use std::net::{SocketAddr, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,13 +17,15 @@ use std::time::Duration;
 
 use gateway::{Answer, Client, answer, connect, until};
 use serde_json::{Value, json};
+use sources::HttpSource;
 use std::io::Write as _;
 use tickgate::auth::{self, Algorithm, Grant, Key, KeySet, mint};
 use tickgate::backend::commands::{BackendReply, Handler, HandlerResult, Request, RouteSettings, Target};
+use tickgate::backend::feeds::{FeedSettings, PublishMode, SourceSettings};
 use tickgate::config::{Config, Environment};
 use tickgate::gateway::Gateway;
 use tickgate::time::unix_ms;
-use tickgate_protocol::channel::{Pattern, Tenant};
+use tickgate_protocol::channel::{ChannelTemplate, Pattern, Tenant};
 
 /// How long an event that must not come is waited for. On a slow machine it may come later.
 const SILENCE: Duration = Duration::from_millis(50);
@@ -42,7 +47,7 @@ fn toml() -> String {
     let space = |prefix: &str, name: &str, variable: &str| {
         format!(
             "[[{prefix}endpoint]]\npath = \"/{name}\"\ndialect = \"native\"\n\
-             [[{prefix}endpoint]]\npath = \"/{name}/socket.io\"\ndialect = \"socket_io\"\nanonymous = true\n\
+             [[{prefix}endpoint]]\npath = \"/{name}/socket.io\"\ndialect = \"socket_io\"\nanonymous = true\nrecovery = true\n\
              [[{prefix}auth.key]]\nalgorithm = \"HS256\"\nsecret_env = \"{variable}\"\n\
              [{prefix}auth.role.trader]\nchannels = [\"*\", \"user.*\"]\ncommands = [\"*\"]\npublish = [\"*\", \"user.*\"]\n"
         )
@@ -79,11 +84,16 @@ struct World {
     gateway: Gateway,
     public: SocketAddr,
     admin: SocketAddr,
+    // What the feeds poll, each tenant's below its name.
+    source: HttpSource,
 }
 
 impl World {
     fn start() -> Self {
         let mut settings = reload::load(&toml()).gateway(10_000);
+        let source = HttpSource::start();
+        let feeds = [0, 1, 2].map(|index| feed(index, &source));
+        settings.feeds.feeds.extend(feeds);
         // An action of its own for each tenant, beside one that all have.
         for index in [0, 1, 2] {
             for action in ["same.action".to_owned(), format!("only.{}", NAMES[index])] {
@@ -101,7 +111,12 @@ impl World {
         let gateway = Gateway::start(settings).expect("started");
         let public = gateway.addresses()[0].tcp().expect("a TCP listener");
         let admin = gateway.admin_address().tcp().expect("a TCP listener");
-        Self { gateway, public, admin }
+        Self {
+            gateway,
+            public,
+            admin,
+            source,
+        }
     }
 
     fn client(&self, index: usize, user: &str) -> Client<TcpStream> {
@@ -141,6 +156,20 @@ impl World {
         let answer = self.admin(index, "POST", "/api/publish", &body.to_string());
         assert_eq!(answer.status, 200, "{answer:?}");
         answer.json()
+    }
+}
+
+/// The same feed in each tenant.
+fn feed(index: usize, source: &HttpSource) -> FeedSettings {
+    let channel: ChannelTemplate = "strategy.{name}.prices".parse().expect("a template");
+    let url = format!("http://{}/{}/{{name}}", source.address(), NAMES[index]);
+    FeedSettings {
+        channel: channel.in_tenant(tenant(index)),
+        event: "price_update".into(),
+        source: SourceSettings::Http(url.parse().expect("a URL")),
+        publish: PublishMode::ChangedRecords("code".into()),
+        interval: Duration::from_millis(100),
+        timeout: Duration::from_secs(5),
     }
 }
 
@@ -382,59 +411,6 @@ const WAYS: &[Way] = &[
             hears_nothing(client, NAMES[index]);
         }
     }),
-    ("lists, statistics and the end of connections", |world| {
-        let mut clients = [0, 1, 2].map(|index| world.client(index, "8"));
-        let list = |bearer: &str, query: &str| {
-            let answer = world.admin_as(bearer, "GET", &format!("/api/websocket/clients?user=8{query}"), "");
-            answer.json()["clients"].as_array().expect("a list").clone()
-        };
-        for index in [1, 2] {
-            let own = list(ADMIN_KEYS[index], "");
-            assert_eq!((own.len(), &own[0]["tenant"]), (1, &json!(NAMES[index])));
-        }
-        assert_eq!(list(OPERATOR, "").len(), 3, "the operator sees all");
-        assert_eq!(list(OPERATOR, "&tenant=default").len(), 1);
-
-        let stats = |index: usize| world.admin(index, "GET", "/api/websocket/stats", "").json();
-        until("earlier clients are gone", || {
-            (1..3).all(|index| stats(index)["active_connections"] == 1)
-        });
-        for index in [1, 2] {
-            let stats = stats(index);
-            assert_eq!(
-                (&stats["tenant"], &stats["subscriptions_total"]),
-                (&json!(NAMES[index]), &json!(3)),
-                "{stats}"
-            );
-            assert!(
-                stats.get("process").is_none() && stats.get("shards").is_none(),
-                "{stats}"
-            );
-        }
-        let id = list(ADMIN_KEYS[2], "")[0]["client_id"]
-            .as_str()
-            .expect("an id")
-            .to_owned();
-        let target = format!("/api/websocket/clients/{id}");
-        assert_eq!(
-            world.admin(1, "DELETE", &target, "").status,
-            404,
-            "another tenant's connection"
-        );
-        let broadcast = world.admin(1, "POST", "/api/websocket/broadcast/test", "").json();
-        assert_eq!(broadcast["queued"], 1);
-        // The audit trail of the tenant's administrators is the tenant's own.
-        let is_audit = |next: &Value| next["channel"] == "system.log";
-        let next = std::iter::repeat_with(|| clients[1].json()).find(|next| !is_audit(next));
-        assert_eq!(next.expect("endless")["channel"], "system.test");
-        assert_eq!(world.admin(1, "DELETE", "/api/users/8/connections", "").status, 204);
-        assert_eq!(clients[1].close_code(), Some(4003));
-        for index in [0, 2] {
-            hears_nothing(&mut clients[index], NAMES[index]);
-        }
-        assert_eq!(world.admin(2, "DELETE", &target, "").status, 204);
-        assert_eq!(clients[2].close_code(), Some(4003));
-    }),
     ("limits per user", |world| {
         let _clients = [0, 1, 2].map(|index| [world.client(index, "9"), world.client(index, "9")]);
         let target = format!("/one?token={}", token(1, "9", "trader"));
@@ -445,21 +421,6 @@ const WAYS: &[Way] = &[
             429,
             "two of each tenant"
         );
-    }),
-    ("Socket.IO sessions", |world| {
-        let open = request(world.public, "GET", "/one/socket.io?EIO=4&transport=polling", "", "");
-        let open: Value = serde_json::from_str(&open.body[1..]).expect("the open packet");
-        let poll = |name: &str| {
-            let sid = open["sid"].as_str().expect("an id");
-            let target = format!("/{name}/socket.io?EIO=4&transport=polling&sid={sid}");
-            request(world.public, "POST", &target, "", "40")
-        };
-        let stolen = poll("two");
-        assert_eq!(
-            (stolen.status, stolen.json()["message"].as_str()),
-            (400, Some("Session ID unknown"))
-        );
-        assert_eq!(poll("one").status, 200);
     }),
     ("metrics", |world| {
         let page = request(world.admin, "GET", "/metrics", "", "").body;
@@ -481,7 +442,7 @@ const WAYS: &[Way] = &[
 #[test]
 fn nothing_crosses_from_one_tenant_to_another_by_any_way() {
     let world = World::start();
-    for (way, check) in WAYS.iter().chain(administration::WAYS) {
+    for (way, check) in WAYS.iter().chain(administration::WAYS).chain(returning::WAYS) {
         println!("{way}");
         world.publish_health();
         check(&world);
