@@ -9,8 +9,8 @@ use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use tickgate::backend::ingest::{NatsServer, Origin, SourceSettings, Start, StreamSettings};
 use tickgate::broker::nats::Login;
-use tickgate::gateway::Settings;
-use tickgate_protocol::channel::Tenant;
+use tickgate::gateway::{Settings, TenantSettings};
+use tickgate_protocol::channel::{Tenant, TenantNames};
 use tokio::runtime::Runtime;
 
 use crate::gateway::{self, Client, Running};
@@ -325,6 +325,51 @@ fn a_stream_of_redis_is_read_from_where_it_was() {
     let two = gateway::start(with(&[source]));
     until_count(&two, "events_total", 1);
     until_count(&two, "messages_total", 1);
+}
+
+#[test]
+fn a_source_reaches_its_own_tenant_only() {
+    let server = Redis::start();
+    let tenant = Tenant::new(1).expect("few");
+    let of_acme = SourceSettings {
+        tenant,
+        ..of(redis(&server, "channel:of_acme"), "grid.a.order")
+    };
+    let of_default = of(redis(&server, "channel:of_default"), "grid.a.order");
+    let gateway = gateway::start(|settings| {
+        settings.tenants.push(TenantSettings {
+            name: "acme".into(),
+            keys: settings.keys.clone(),
+            auth: settings.auth.clone(),
+            admin_key: None,
+            viewer_key: None,
+            event_bytes: 1000,
+            publish_per_second: 0,
+        });
+        settings.sources.tenants = TenantNames::new(vec!["acme".into()]);
+        settings.sources.sources = vec![of_acme, of_default];
+    });
+    let history = |tenant: &str| {
+        let target = format!("/api/channels/grid.a.order/history?tenant={tenant}");
+        let events = gateway.admin("GET", &target, "").json()["events"].clone();
+        let events = events.as_array().expect("a list").iter();
+        events.map(|event| event["data"].clone()).collect::<Vec<_>>()
+    };
+    let mut client = reader(&gateway, "grid.*");
+    // Redis keeps nothing for a reader that is not there yet.
+    gateway::until("the source of the tenant", || {
+        server.run(&["PUBLISH", "of_acme", "\"acme\""]);
+        !history("acme").is_empty()
+    });
+    gateway::until("the source of the default tenant", || {
+        server.run(&["PUBLISH", "of_default", "\"default\""]);
+        !history("default").is_empty()
+    });
+    // The client of the default tenant heard nothing before its own.
+    assert_eq!(event(&mut client), ("grid.a.order".to_owned(), json!("default")));
+    for tenant in ["acme", "default"] {
+        assert!(history(tenant).iter().all(|data| data == tenant), "{tenant}");
+    }
 }
 
 #[test]

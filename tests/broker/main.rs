@@ -27,3 +27,4 @@ mod requests;
 mod sessions;
 mod storm;
 mod suite;
+mod tenants;

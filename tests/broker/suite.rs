@@ -9,7 +9,6 @@ use tickgate::event::{Deletion, NewEvent};
 use tickgate::hub::LOG_STEP;
 
 use tickgate::broker::{Link, nats, redis};
-use tickgate_protocol::channel::{Pattern, Tenant};
 
 use crate::nats_server::Nats;
 use crate::node::{Got, Node, World, channel, check_order, event, until, until_with, with_id};
@@ -368,64 +367,6 @@ fn a_deletion_holds_on_every_gateway_and_on_one_that_starts_later() {
             assert_eq!(got[2].2, "null", "{broker}: subscribers are told");
         }
     });
-}
-
-#[test]
-fn tenants_are_apart_on_every_gateway_whatever_their_numbers() {
-    let server = Nats::start();
-    check_tenants(|tenants| {
-        Node::nats(nats::Settings {
-            tenants: tenants.map(Into::into).into(),
-            ..Node::settings(server.url(), tenants[0])
-        })
-    });
-}
-
-#[test]
-fn tenants_are_apart_on_every_gateway_over_redis() {
-    let server = Redis::start();
-    check_tenants(|tenants| {
-        Node::redis(redis::Settings {
-            tenants: tenants.map(Into::into).into(),
-            ..Node::redis_settings(&server.address(), tenants[0])
-        })
-    });
-}
-
-fn check_tenants(start: impl Fn([&str; 2]) -> Node) {
-    let (mut one, mut two) = (start(["acme", "beta"]), start(["beta", "acme"]));
-    one.wait_for(Link::Up);
-    two.wait_for(Link::Up);
-    let tenant = |number| Tenant::new(number).expect("few");
-    let pattern = |number| Pattern::parse("*").expect("valid").in_tenant(tenant(number));
-    for number in 0..3 {
-        two.join_pattern(&pattern(number));
-    }
-    for (number, name) in [(0, "default"), (1, "acme"), (2, "beta")] {
-        for channel in ["kept.a", "plain.a"] {
-            let mut event = event(channel, format!("\"{name}\""));
-            event.channel = event.channel.in_tenant(tenant(number));
-            one.publish_one(event);
-        }
-    }
-    // The other gateway has the tenants in another order.
-    let mut got = Vec::new();
-    until_with("the events", || {
-        two.take_events(&mut got);
-        (got.len() >= 6).then_some(()).ok_or_else(|| format!("{}", got.len()))
-    });
-    let mut got: Vec<_> = got
-        .iter()
-        .map(|(channel, data)| (channel.tenant().index(), &**data))
-        .collect();
-    got.sort_unstable();
-    got.dedup();
-    assert_eq!(got, [(0, "\"default\""), (1, "\"beta\""), (2, "\"acme\"")]);
-    // What a tenant keeps is not another one's.
-    for (number, name) in [(0, "default"), (1, "beta"), (2, "acme")] {
-        let channel = channel("kept.a").in_tenant(tenant(number));
-        assert_eq!(two.last_of(&channel), Some(format!("\"{name}\"")));
-    }
 }
 
 #[test]
