@@ -5,8 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 
 use super::keys::backend;
 use super::*;
+use crate::backend::commands::keys::Scope;
+use crate::backend::commands::sharing::name;
 use crate::broker::{Claimed, Doing, Held};
 use crate::event::Refusal;
+use tickgate_protocol::channel::Tenant;
 use tickgate_protocol::message::ErrorCode;
 
 /// The claims of a broker that can be cut off, and that can lose its confirmations.
@@ -200,4 +203,23 @@ async fn without_a_claim_nothing_is_carried_out_and_nothing_is_said_of_an_earlie
     // A claim whose confirmation was lost is found again.
     fake.loses_confirmations.store(true, SeqCst);
     assert_eq!(one.ask_keyed("a.b", "unconfirmed").await, success(2));
+}
+
+#[test]
+fn a_key_has_one_name_at_the_broker_for_each_tenant_user_and_key() {
+    let of = |tenants: [&str; 2], number: usize, user: &str, key: &str| {
+        let Command { identity, .. } = command(1, "a.b", "{}");
+        let mut identity = Arc::into_inner(identity).expect("not shared");
+        identity.tenant = Tenant::new(number).expect("in range");
+        identity.user = Some(user.into());
+        let scope = Scope::of(&identity).expect("a user");
+        let tenants = TenantNames::new(tenants.map(Into::into).into());
+        name(&scope, &CommandKey::parse(key).expect("a key"), &tenants)
+    };
+    let acme = of(["acme", "beta"], 1, "u1", "k");
+    // On another gateway the tenant has another number.
+    assert_eq!(of(["beta", "acme"], 2, "u1", "k"), acme);
+    for (number, user, key) in [(0, "u1", "k"), (2, "u1", "k"), (1, "u2", "k"), (1, "u1", "k2")] {
+        assert_ne!(of(["acme", "beta"], number, user, key), acme, "{number} {user} {key}");
+    }
 }
