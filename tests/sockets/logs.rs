@@ -74,6 +74,34 @@ async fn an_unread_log_stops_neither_clients_nor_the_drain() {
     );
 }
 
+#[tokio::test]
+async fn lines_about_a_connection_name_its_tenant() {
+    let tenant = |name: &str| {
+        format!(
+            "[[tenant]]\nname = \"{name}\"\n[[tenant.endpoint]]\npath = \"/{name}\"\ndialect = \"native\"\nanonymous = true\n"
+        )
+    };
+    let environment = [("TICKGATE_LOG__LEVEL", "debug")];
+    let tenants = tenant("one") + &tenant("two");
+    let gateway = Gateway::start_as(&["serve"], &environment, "", &tenants).await;
+    for name in ["one", "two"] {
+        let mut client = gateway.connect_to(&format!("/{name}")).await.expect("connected");
+        client.subscribe(&["market.*"]).await;
+        client.send(&json!({"type": "get_status"})).await;
+        let id = client.expect("status").await["client_id"].clone();
+        drop(client);
+        // It opened, subscribed and ended.
+        let lines = until("the lines", async || {
+            let log = gateway.log();
+            let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            let of_client: Vec<_> = lines.filter(|line| line["client_id"] == id).collect();
+            (of_client.len() >= 3).then_some(of_client)
+        })
+        .await;
+        assert!(lines.iter().all(|line| line["tenant"] == name), "{lines:?}");
+    }
+}
+
 /// A backend that carries out every command, and the number of those it has seen.
 async fn backend() -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
