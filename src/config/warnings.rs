@@ -44,9 +44,10 @@ impl Config {
 
     fn open_endpoints(space: &Space<'_>) -> Vec<String> {
         let auth = space.auth;
-        let is_open = |endpoint: &&Endpoint| {
-            endpoint.dialect != Some(DialectName::Echo) && auth.endpoint_mode(endpoint.anonymous) != Mode::Required
-        };
+        let is_echo = |endpoint: &Endpoint| endpoint.dialect == Some(DialectName::Echo);
+        // An echo endpoint has no message for a token, so it needs none.
+        let is_open =
+            |endpoint: &&Endpoint| is_echo(endpoint) || auth.endpoint_mode(endpoint.anonymous) != Mode::Required;
         let may = auth.settings(space.tenant).policy.anonymous;
         let of_tenant = match space.name {
             Some(name) => format!(" of tenant {name}"),
@@ -63,6 +64,9 @@ impl Config {
         let (read, send, publish) = (list(&may.channels), list(&may.commands), list(&may.publish));
         let describe = |endpoint: &Endpoint| {
             let path = endpoint.path.as_deref().unwrap_or_default();
+            if is_echo(endpoint) {
+                return format!("{path}{of_tenant} is open to anybody: it returns what a client sends");
+            }
             format!(
                 "{path}{of_tenant} is open to anybody: without a token a client may subscribe to {read}; send as commands {send}; \
                  publish to {publish}"

@@ -111,6 +111,41 @@ fn without_keys_only_local_listeners_are_allowed() {
 }
 
 #[tokio::test]
+async fn what_is_open_to_anybody_is_told_at_start_and_by_check() {
+    const RULES: &str = "[auth.anonymous]\nchannels = [\"market.*\"]\n";
+    let endpoint = |path: &str, more: &str| format!("[[endpoint]]\npath = \"{path}\"\ndialect = \"native\"\n{more}");
+    let open = endpoint("/open", "anonymous = true\n");
+    let gateway = Gateway::start("", &[&endpoint("/ws", ""), &open, RULES].concat()).await;
+    let told = "/open is open to anybody: without a token a client may subscribe to market.*; send as commands nothing; publish \
+                to nothing";
+    let log = gateway.log();
+    assert!(
+        log.contains(told) && log.matches("is open to anybody").count() == 1,
+        "{log}"
+    );
+    let checked = output(
+        &["check", "--config", &gateway.configuration().display().to_string()],
+        &[],
+    );
+    let printed = text(&checked.stderr);
+    assert!(
+        printed.contains(told) && printed.matches("is open to anybody").count() == 1,
+        "{printed}"
+    );
+    // A client without a token gets in there, and nowhere else.
+    let mut client = gateway.connect_to("/open").await.expect("let in");
+    client.subscribe(&["market.*"]).await;
+    let mut refused = gateway.connect_to("/ws").await.expect("it may authenticate");
+    refused
+        .send(&serde_json::json!({"type": "subscribe", "channels": ["market.*"]}))
+        .await;
+    assert_eq!(refused.expect("error").await["error"]["code"], "UNAUTHENTICATED");
+    // The default configuration is open to nobody.
+    let checked = output(&["check"], &[]);
+    assert!(!text(&checked.stderr).contains("is open to anybody"), "{checked:?}");
+}
+
+#[tokio::test]
 async fn a_taken_address_exits_with_1() {
     let gateway = Gateway::start("", "").await;
     let taken = format!("[\"{}\"]", gateway.public);

@@ -183,8 +183,12 @@ impl Gateway {
 
     /// Replaces the configuration file by that of [`start`](Self::start). The process does not read it by itself.
     pub(crate) fn configure(&self, server: &str, rest: &str) {
-        let file = self.directory.path().join("tickgate.toml");
-        std::fs::write(file, configuration(server, rest)).expect("written");
+        std::fs::write(self.configuration(), configuration(server, rest)).expect("written");
+    }
+
+    /// The configuration file.
+    pub(crate) fn configuration(&self) -> std::path::PathBuf {
+        self.directory.path().join("tickgate.toml")
     }
 
     /// The log so far.

@@ -134,9 +134,12 @@ fn what_is_open_to_anybody_is_listed() {
         open(&[market, echo, closed, rules].concat()),
         [
             "/m is open to anybody: without a token a client may subscribe to market.*, system.status; send as commands \
-          nothing; publish to nothing"
+             nothing; publish to nothing",
+            "/echo is open to anybody: it returns what a client sends",
         ]
     );
+    // It needs no token, whatever the file says.
+    assert_eq!(open(&echo.replace("anonymous = true\n", "")).len(), 1);
     let off = "[auth]\nmode = \"off\"\n";
     assert_eq!(open(&[closed, off].concat()).len(), 1);
 }
