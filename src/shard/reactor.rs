@@ -130,9 +130,20 @@ impl Reactor {
         let mut events = Events::with_capacity(POLL_EVENTS);
         while !self.core.is_finished() {
             let timeout = self.turn();
+            self.give_way();
             self.wait(&mut events, timeout)?;
         }
         Ok(())
+    }
+
+    /// Lets other threads run if only work is left that can wait.
+    ///
+    /// A thread that has work keeps its core for milliseconds, unless it says that others may have it. Where all cores are
+    /// taken, publishers would wait for that.
+    fn give_way(&self) {
+        if self.core.has_slow_work() && self.core.waiting_events() == 0 {
+            std::thread::yield_now();
+        }
     }
 
     fn wait(&mut self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {

@@ -239,6 +239,12 @@ impl ShardCore {
             || self.recovery.has_turn_to_begin(self.fanout.inbox().position())
     }
 
+    /// Whether there is work for the next turn that can wait: of connections that ask for more than their share.
+    #[must_use]
+    pub fn has_slow_work(&self) -> bool {
+        self.recovery.has_slow_work()
+    }
+
     /// When the next turn has to begin for subscribe requests that wait because of their cost, for the hub to be current, for
     /// values that wait because of a rate, or for connections that have used up their bytes, in monotonic milliseconds; `None`:
     /// there are none.

@@ -5,7 +5,8 @@
 //! constant rate up to a burst. No subscribe request is refused: whoever has overdrawn an account is served in the slow lane, which
 //! takes short slices of the turns and a bounded part of the shard's time, those with the least debt first. So a client
 //! that asks for more than its share delays itself, and hardly anybody else; and a client that has asked for little is
-//! ahead of its neighbours behind the same address. A request for a history is refused until the accounts are paid.
+//! ahead of its neighbours behind the same address. What such connections have yet to read comes in few pages a turn
+//! ([`pages`](super::pages)). A request for a history is refused until the accounts are paid.
 //!
 //! Invariant: the slow lane takes at most [`SLICE`] steps of a turn and a page, and at most [`SLOW_PER_SECOND`] in a second
 //! and a burst.
@@ -156,6 +157,11 @@ impl Budgets {
             account.debt()
         });
         (own > 0 || shared > 0).then_some(own)
+    }
+
+    /// Whether one of the accounts of the connection in a slot is overdrawn.
+    pub(super) fn is_overdrawn(&mut self, slot: u32, connections: &Connections, now: Now) -> bool {
+        self.debt(self.payers(slot, connections), now).is_some()
     }
 
     /// After how many milliseconds no account is overdrawn any more; `None`: none is.

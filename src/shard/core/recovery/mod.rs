@@ -82,6 +82,11 @@ impl Recovery {
         self.reading.is_waited_for() || self.has_requests(position)
     }
 
+    /// Whether there is work for the next turn of connections that have overdrawn an account.
+    pub(super) fn has_slow_work(&self) -> bool {
+        self.slow.is_ready() || self.reading.is_slow_waited_for()
+    }
+
     /// Whether there are steps to take in the next turn, with the inbox at `position`.
     pub(super) fn has_requests(&self, position: u64) -> bool {
         self.subscribes.has_work(position) || self.catch_ups.has_drops() || self.slow.is_ready()
@@ -122,10 +127,11 @@ impl Recovery {
         connections: &mut Connections,
         fanout: &mut Fanout,
     ) -> Option<u32> {
-        let steps = self.reading.read_due(slot, limit, now, connections, fanout)?;
+        let budgets = &mut self.budgets;
+        let steps = self.reading.read_due(slot, limit, now, budgets, connections, fanout)?;
         self.charge(slot, steps, connections, now);
         self.catch_ups.shrink(slot, connections, fanout);
-        self.reading.next_due(slot, connections, fanout)
+        self.reading.next_due(slot, now, &mut self.budgets, connections, fanout)
     }
 
     /// The inbox is at `position`: the channels that were read up to there get their live events again.

@@ -1,8 +1,9 @@
 //! Reading from the hub what connections catch up with, a page at a time, as their sockets drain.
 //!
-//! Invariants: in one turn, a connection reads at most one page, and all connections together read at most [`PAGES`].
-//! Connections with more to read wait in a list, first come, first served. So thousands of recovering connections delay no
-//! other by more than the other bounds of a turn do, and each costs at most one page of memory beyond what is shared.
+//! Invariants: in one turn, a connection reads at most one page, and all connections together read at most [`PAGES`]; those
+//! that have overdrawn their accounts read at most [`SLOW_PAGES`] more. Connections with more to read wait in a list, first
+//! come, first served. So thousands of recovering connections delay no other by more than the other bounds of a turn do, and
+//! each costs at most one page of memory beyond what is shared.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -16,7 +17,7 @@ use crate::shard::catch_up::{Due, Need, Progress};
 use crate::shard::connection::{Cold, Hot, Stage};
 use crate::shard::core::connections::{Connection, Connections};
 use crate::shard::core::fanout::{Fanout, Frames, note_loss};
-use crate::shard::core::recovery::budgets::event_steps;
+use crate::shard::core::recovery::budgets::{Budgets, event_steps};
 use crate::shard::frame::Frame;
 use crate::shard::mailbox::ConnectionId;
 use crate::time::Now;
@@ -34,19 +35,40 @@ const PAGE_BYTES: usize = 64 * 1024;
 /// The most pages of one turn.
 const PAGES: u32 = 128;
 
+/// The most pages of one turn for connections that have overdrawn their accounts: about half a millisecond.
+const SLOW_PAGES: u32 = 8;
+
 /// Reading from the hub; see the module's docs.
 pub(super) struct Reading {
     // The number of the shard's turn.
     turn: u32,
-    pages_left: u32,
-    // Connections that read on in the next turn.
-    waiting: VecDeque<ConnectionId>,
+    fast: Queue,
+    // For connections that have overdrawn their accounts.
+    slow: Queue,
     settling: VecDeque<Settling>,
     // Reused for each page.
     page: Vec<Rc<Frame>>,
     // The steps of the page that is being read.
     steps: usize,
     metrics: Arc<ShardMetrics>,
+}
+
+/// Connections that share a number of pages in each turn.
+struct Queue {
+    pages_max: u32,
+    pages_left: u32,
+    // Connections that read on in the next turn.
+    waiting: VecDeque<ConnectionId>,
+}
+
+impl Queue {
+    const fn new(pages_max: u32) -> Self {
+        Self {
+            pages_max,
+            pages_left: pages_max,
+            waiting: VecDeque::new(),
+        }
+    }
 }
 
 /// A channel that was read to its end while the inbox still held events up to the index `at`.
@@ -60,8 +82,8 @@ impl Reading {
     pub(super) const fn new(metrics: Arc<ShardMetrics>) -> Self {
         Self {
             turn: 1,
-            pages_left: PAGES,
-            waiting: VecDeque::new(),
+            fast: Queue::new(PAGES),
+            slow: Queue::new(SLOW_PAGES),
             settling: VecDeque::new(),
             page: Vec::new(),
             steps: 0,
@@ -71,22 +93,33 @@ impl Reading {
 
     /// Whether a connection waits for the next turn.
     pub(super) fn is_waited_for(&self) -> bool {
-        !self.waiting.is_empty()
+        !self.fast.waiting.is_empty() || self.is_slow_waited_for()
+    }
+
+    /// Whether a connection waits for the next turn that has overdrawn an account.
+    pub(super) fn is_slow_waited_for(&self) -> bool {
+        !self.slow.waiting.is_empty()
+    }
+
+    const fn queue(&mut self, is_slow: bool) -> &mut Queue {
+        if is_slow { &mut self.slow } else { &mut self.fast }
     }
 
     /// Begins a turn: marks the connections dirty that wait for it.
     pub(super) fn begin_turn(&mut self, connections: &mut Connections, fanout: &mut Fanout) {
         self.turn = self.turn.wrapping_add(1);
-        self.pages_left = PAGES;
-        for _ in 0..PAGES {
-            let Some(id) = self.waiting.pop_front() else { break };
-            let Some(Connection { hot, cold, .. }) = connections.find_open(id) else {
-                continue;
-            };
-            if let Some(catch_up) = cold.catch_up() {
-                catch_up.unlist();
+        for queue in [&mut self.fast, &mut self.slow] {
+            queue.pages_left = queue.pages_max;
+            for _ in 0..queue.pages_max {
+                let Some(id) = queue.waiting.pop_front() else { break };
+                let Some(Connection { hot, cold, .. }) = connections.find_open(id) else {
+                    continue;
+                };
+                if let Some(catch_up) = cold.catch_up() {
+                    catch_up.unlist();
+                }
+                fanout.outgoing_mut().mark_dirty(id.slot, hot);
             }
-            fanout.outgoing_mut().mark_dirty(id.slot, hot);
         }
     }
 
@@ -97,6 +130,7 @@ impl Reading {
         slot: u32,
         limit: usize,
         now: Now,
+        budgets: &mut Budgets,
         connections: &mut Connections,
         fanout: &mut Fanout,
     ) -> Option<usize> {
@@ -109,21 +143,32 @@ impl Reading {
             let event = frame.event();
             event.is_some_and(|event| catch_up.passes_over(numbers, &event.channel, event.version))
         });
-        let may_read = self.pages_left > 0 && !catch_up.has_read_in(self.turn);
-        if may_read && self.read_page(slot, now, connections, fanout) {
-            self.pages_left -= 1;
+        if !catch_up.has_read_in(self.turn) {
+            let is_slow = budgets.is_overdrawn(slot, connections, now);
+            if self.queue(is_slow).pages_left > 0 && self.read_page(slot, now, connections, fanout) {
+                self.queue(is_slow).pages_left -= 1;
+            }
         }
         Some(std::mem::take(&mut self.steps))
     }
 
     /// The position of the connection's next channel. If it has come, the connection waits for the next turn.
-    pub(super) fn next_due(&mut self, slot: u32, connections: &mut Connections, fanout: &Fanout) -> Option<u32> {
+    pub(super) fn next_due(
+        &mut self,
+        slot: u32,
+        now: Now,
+        budgets: &mut Budgets,
+        connections: &mut Connections,
+        fanout: &Fanout,
+    ) -> Option<u32> {
         let Connection { id, hot, cold, .. } = connections.get(slot)?;
         let catch_up = cold.catch_up()?;
+        let next = catch_up.next_due();
         if catch_up.list_if_due(fanout.outgoing().first_sequence(hot)) {
-            self.waiting.push_back(id);
+            let is_slow = budgets.is_overdrawn(slot, connections, now);
+            self.queue(is_slow).waiting.push_back(id);
         }
-        catch_up.next_due()
+        next
     }
 
     // Reads the channels whose positions have come, up to a page; returns whether there were any.

@@ -141,6 +141,53 @@ fn what_is_replayed_is_paid_for_as_well() {
 }
 
 #[test]
+fn what_overdrawn_clients_have_yet_to_read_comes_in_few_pages_a_turn() {
+    const PAGE_EVENTS: usize = 64;
+    const SLOW_PAGES: usize = 8;
+    let values = usize::try_from(CHANNELS).expect("few");
+    let mut rig = crowded();
+    let mut clients: Vec<_> = (0..20).map(|n| rig.of_user(&format!("u{n}"))).collect();
+    let greedy = clients.len();
+    clients.push(rig.of_user("modest"));
+    for id in &clients[..greedy] {
+        rig.subscribe(*id, "market.*");
+    }
+    let mut got = vec![0; clients.len()];
+    // A turn, in which the driver writes what there is. Returns how many events were read for the greedy ones.
+    let turn = |rig: &mut Rig, got: &mut Vec<usize>| {
+        rig.core.begin_turn(rig.now);
+        let before: usize = got[..greedy].iter().sum();
+        for (index, messages) in rig.flush_turn(&clients) {
+            got[index] += messages;
+        }
+        rig.now = rig.now.after_ms(1);
+        got[..greedy].iter().sum::<usize>() - before
+    };
+    // The scan and a third of the values are within the budget.
+    while got[..greedy].iter().any(|got| *got < 2_100) {
+        turn(&mut rig, &mut got);
+    }
+    rig.subscribe(clients[greedy], "market.*");
+    let mut turns = 0;
+    while got[..greedy].iter().any(|got| *got <= values) {
+        let read = turn(&mut rig, &mut got);
+        assert!(read <= SLOW_PAGES * PAGE_EVENTS, "{read} in a turn");
+        let (least, most) = (got[..greedy].iter().min(), got[..greedy].iter().max());
+        assert!(
+            most <= least.map(|least| least + 3 * PAGE_EVENTS).as_ref(),
+            "in turn: {got:?}"
+        );
+        turns += 1;
+        if turns == 30 {
+            assert!(got[greedy] >= 25 * PAGE_EVENTS, "a page in each turn: {}", got[greedy]);
+        }
+    }
+    assert!(turns >= 30);
+    // The answer, and each value once.
+    assert!(got[..greedy].iter().all(|got| *got == values + 1), "{got:?}");
+}
+
+#[test]
 fn a_client_that_has_overdrawn_its_budget_is_told_when_it_may_ask_for_a_history() {
     let mut rig = crowded();
     let (greedy, modest) = (rig.of_user("greedy"), rig.of_user("modest"));
