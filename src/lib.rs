@@ -37,7 +37,7 @@
 //! | 2 | [`auth`] | do I/O |
 //! | 3 | [`session`] | do I/O, read a clock, see another connection |
 //! | 4 | [`hub`] | know sockets, wait under a lock |
-//! | 5 | [`hub::snapshot`] [`shard::mailbox`] [`suspended`] | know sessions |
+//! | 5 | [`hub::snapshot`] [`redis`] [`shard::mailbox`] [`suspended`] | know sessions |
 //! | 6 | [`broker`] | know sessions |
 //! | 7 | [`shard`] | await; lock except in publish, subscribe, read, leave and to look up a revoked token; allocate per delivery |
 //! | 8 | [`auth::verifier`] [`backend`] | reach a shard except by mailbox |
@@ -58,6 +58,7 @@ pub mod log_level;
 pub mod memory;
 pub mod metrics;
 pub mod pause;
+pub mod redis;
 pub mod session;
 pub mod shard;
 pub mod suspended;

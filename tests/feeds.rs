@@ -20,7 +20,7 @@ use redis_server::Redis;
 use serde_json::{Value, json};
 use sources::HttpSource;
 use tickgate::backend::feeds::{FeedSettings, PublishMode, SourceSettings};
-use tickgate::backend::redis::RedisServer;
+use tickgate::redis::RedisServer;
 
 const INTERVAL: Duration = Duration::from_millis(100);
 

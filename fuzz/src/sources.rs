@@ -6,7 +6,7 @@ use std::str::FromStr;
 use tickgate::backend::ingest::{
     FieldPath, Origin, RedisFrom, SourceChannel, SourceEvent, SourceSettings, Start, StreamSettings, read_message,
 };
-use tickgate::backend::redis::RedisServer;
+use tickgate::redis::RedisServer;
 use tickgate_protocol::channel::Tenant;
 use tickgate_protocol::json::{Scratch, check_value, read_record, split_array};
 

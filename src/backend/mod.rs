@@ -6,6 +6,5 @@ pub mod commands;
 pub mod feeds;
 pub mod ingest;
 pub mod jwks;
-pub mod redis;
 mod report;
 pub mod spans;

@@ -7,10 +7,10 @@ use clap::Args;
 use tickgate::auth::{Grant, Secret, mint};
 use tickgate::backend::commands::{BackendUrl, HttpSettings, RouteSettings, Target};
 use tickgate::backend::feeds::{FeedSettings, PublishMode, SourceSettings};
-use tickgate::backend::redis::{RedisAddress, RedisServer};
 use tickgate::config::Config;
 use tickgate::gateway::Gateway;
 use tickgate::ingress::http::ListenAddress;
+use tickgate::redis::{RedisAddress, RedisServer};
 use tickgate::time::unix_ms;
 use tickgate_demo::configuration::{Feed, Route, Source};
 use tickgate_demo::{ADMIN, Access, Backend, Settings, TRADER};
@@ -32,10 +32,18 @@ pub(super) struct Arguments {
     /// A Redis (`redis://host:port/database`, without a password) that stock prices are written to and polled from,
     /// under keys that begin with `demo:`. Without this option the backend serves the prices itself, with the Redis
     /// protocol.
-    #[arg(long, env = "TICKGATE_DEMO_REDIS", value_name = "URL")]
+    #[arg(long, env = "TICKGATE_DEMO_REDIS", value_name = "URL", value_parser = writable)]
     redis: Option<RedisAddress>,
     #[command(flatten)]
     file: ConfigFile,
+}
+
+/// The address of a server that the demo writes to as well, without TLS.
+fn writable(text: &str) -> Result<RedisAddress, String> {
+    if !text.contains('@') && !text.starts_with("redis://") {
+        return Err("must begin with redis://".to_owned());
+    }
+    text.parse()
 }
 
 /// Runs the gateway and the backend until the gateway is drained.
@@ -96,7 +104,7 @@ fn feed_settings(feed: Feed) -> FeedSettings {
             Source::Http(url) => SourceSettings::Http(url.parse().expect("a valid URL")),
             Source::Redis { url, key } => SourceSettings::Redis {
                 server: RedisServer {
-                    address: url.parse().expect("a valid URL"),
+                    addresses: vec![url.parse().expect("a valid URL")],
                     ..RedisServer::default()
                 },
                 key: key.parse().expect("a valid key"),

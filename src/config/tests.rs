@@ -446,7 +446,7 @@ fn feeds_are_built_from_their_keys() {
                 SourceSettings::Http(url) => url.to_string(),
                 SourceSettings::Redis { server, key } => {
                     let user = server.user.as_deref().unwrap_or("-");
-                    format!("{} {user} {} {key}", server.address, server.password.is_some())
+                    format!("{} {user} {} {key}", server.addresses[0], server.password.is_some())
                 }
             };
             let publish = match &feed.publish {
@@ -464,7 +464,7 @@ fn feeds_are_built_from_their_keys() {
     assert_eq!(
         told,
         [
-            "strategy.volume_wave.prices price_update redis://127.0.0.1:6380/2 poller true hash:prices:volume_wave code 30s 2s",
+            "strategy.volume_wave.prices price_update rediss://127.0.0.1:6380/2 poller true hash:prices:volume_wave code 30s 2s",
             "stock.{code}.price price_update redis://127.0.0.1:6379 - true record:stock:{code} code 10s 5s",
             "user.{id}.balance balance_update http://127.0.0.1:9000/users/{id}/balance everything 10s 5s",
             "user.{id}.balance balance_update http://127.0.0.1:9001/users/{id}/balance everything 10s 5s",

@@ -11,7 +11,6 @@ use crate::backend::commands::BackendUrl;
 use crate::backend::feeds::{RedisKey, UrlTemplate};
 use crate::backend::ingest::{FieldPath, NatsFrom, RedisFrom, SourceChannel, SourceEvent};
 use crate::backend::jwks::JwksUrl;
-use crate::backend::redis::RedisAddress;
 use crate::backend::spans::CollectorUrl;
 use crate::ingress::{HostPattern, ListenAddress, ListenerName};
 use crate::log_level::Levels;
@@ -327,7 +326,6 @@ parsed!(
     UrlTemplate, "URL", "a URL in quotes";
     RedisKey, "Redis key", "a Redis key in quotes";
     Levels, "level", "a level in quotes";
-    RedisAddress, "URL", "an address in quotes";
     FieldPath, "field", "the name of a field in quotes";
     NatsFrom, "subject or stream", "a subject or stream in quotes";
     RedisFrom, "stream or channel", "a stream or channel in quotes";

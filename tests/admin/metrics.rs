@@ -7,8 +7,8 @@ use tickgate::backend::commands::{BackendUrl, HttpSettings, RouteSettings, Targe
 use tickgate::backend::feeds::{FeedSettings, PublishMode, SourceSettings};
 use tickgate::backend::ingest;
 use tickgate::backend::jwks::{Location, SetSettings};
-use tickgate::backend::redis::RedisServer;
 use tickgate::gateway::TenantSettings;
+use tickgate::redis::RedisServer;
 use tickgate_protocol::channel::{Pattern, Tenant};
 
 use super::gateway::start;
@@ -97,7 +97,7 @@ pub(crate) fn page() -> String {
             event: "tick".parse().expect("a name"),
             origin: ingest::Origin::Redis {
                 server: RedisServer {
-                    address: "redis://127.0.0.1:9".parse().expect("an address"),
+                    addresses: vec!["redis://127.0.0.1:9".parse().expect("an address")],
                     ..RedisServer::default()
                 },
                 from: "pattern:ticks:*".parse().expect("a pattern"),

@@ -59,7 +59,7 @@ impl Platform {
     }
 }
 
-fn stream_settings(start: Start) -> StreamSettings {
+pub(crate) fn stream_settings(start: Start) -> StreamSettings {
     StreamSettings {
         consumer: "tickgate".into(),
         subject: None,
@@ -67,7 +67,7 @@ fn stream_settings(start: Start) -> StreamSettings {
     }
 }
 
-fn of(origin: Origin, channel: &str) -> SourceSettings {
+pub(crate) fn of(origin: Origin, channel: &str) -> SourceSettings {
     SourceSettings {
         tenant: Tenant::DEFAULT,
         channel: channel.parse().expect("a template"),
@@ -99,19 +99,19 @@ fn redis(server: &Redis, from: &str) -> Origin {
     }
 }
 
-fn with(sources: &[SourceSettings]) -> impl FnOnce(&mut Settings) {
+pub(crate) fn with(sources: &[SourceSettings]) -> impl FnOnce(&mut Settings) {
     let sources = sources.to_vec();
     move |settings| settings.sources.sources = sources
 }
 
-fn reader(running: &Running, pattern: &str) -> Client<TcpStream> {
+pub(crate) fn reader(running: &Running, pattern: &str) -> Client<TcpStream> {
     let mut client = running.client(&running.token("root", |grant| grant.role = Some("admin".into())));
     client.subscribe(&[pattern]);
     client
 }
 
 /// The channel and the data of the next event.
-fn event(client: &mut Client<TcpStream>) -> (String, Value) {
+pub(crate) fn event(client: &mut Client<TcpStream>) -> (String, Value) {
     loop {
         let message = client.json();
         if message["type"] == "event" {
@@ -161,11 +161,16 @@ fn until_count(running: &Running, name: &str, expected: u64) {
 }
 
 /// The check of the only source in the overview.
-fn check(running: &Running) -> (String, String) {
+pub(crate) fn check(running: &Running) -> (String, String) {
+    check_of(running, "source ")
+}
+
+/// The status and the detail of the first check in the overview whose name begins so.
+pub(crate) fn check_of(running: &Running, begin: &str) -> (String, String) {
     let overview = running.admin("GET", "/api/overview", "").json();
     let mut checks = overview["checks"].as_array().expect("a list").iter();
-    let is_source = |check: &&Value| check["name"].as_str().is_some_and(|name| name.starts_with("source "));
-    let check = checks.find(is_source).expect("a check of the source");
+    let is_wanted = |check: &&Value| check["name"].as_str().is_some_and(|name| name.starts_with(begin));
+    let check = checks.find(is_wanted).expect("a check");
     let text = |name: &str| check[name].as_str().expect("a text").to_owned();
     (text("status"), text("detail"))
 }

@@ -22,6 +22,7 @@ mod latency;
 mod node;
 mod notices;
 mod redis_access;
+mod redis_clients;
 mod redis_faults;
 mod requests;
 mod sessions;

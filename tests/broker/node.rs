@@ -9,6 +9,7 @@ use tickgate::broker::redis::{self, Redis};
 use tickgate::broker::{Broker, Embedded, Link, Listeners, Origin, Readiness};
 use tickgate::event::{EventId, NewEvent, PublishOptions};
 use tickgate::hub::{self, Hub, Inbox, Numbering, PageLimit, Since};
+use tickgate::redis::RedisServer;
 use tickgate::shard::mailbox::{ConnectionId, Mailbox, ShardHandle, ShardMessage, mailbox};
 use tickgate::suspended::{Claim, Record};
 use tickgate::time::{Clock, Now};
@@ -206,8 +207,16 @@ impl Node {
     }
 
     pub(crate) fn redis_settings(url: &str, name: &str) -> redis::Settings {
+        let server = RedisServer {
+            addresses: vec![url.parse().expect("an address")],
+            ..RedisServer::default()
+        };
+        Self::redis_settings_at(server, name)
+    }
+
+    pub(crate) fn redis_settings_at(server: RedisServer, name: &str) -> redis::Settings {
         redis::Settings {
-            urls: vec![url.into()],
+            server,
             node: name.into(),
             prefix: "suite.one".into(),
             log_bytes: 64 << 20,

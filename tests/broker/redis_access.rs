@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use tickgate::auth::Secret;
 use tickgate::broker::{Claimed, Link, SharedSettings, redis};
 use tickgate::config::{Config, Environment};
+use tickgate::redis::RedisServer;
 
 use crate::node::{Node, event, until};
 use crate::process::free_port;
@@ -70,75 +71,98 @@ fn the_files_of_the_deployment_over_redis_work_together() {
         "the user may use the keys of the gateways only"
     );
     let without = redis::Settings {
-        login: redis::Login::default(),
+        server: RedisServer {
+            addresses: settings.server.addresses.clone(),
+            ..RedisServer::default()
+        },
         ..settings
     };
     assert_eq!(Node::redis(without).broker.link(), Link::Down, "there is no other user");
     other.take_messages();
 }
 
+/// A server that speaks TLS on a port of its own.
+pub(crate) struct Encrypted {
+    pub(crate) server: Redis,
+    port: u16,
+    certificate: String,
+    _directory: tempfile::TempDir,
+}
+
+impl Encrypted {
+    /// Starts one with an ACL user `gateway`, whose password is `hidden`.
+    pub(crate) fn start(rules: &[&str]) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = |name: &str| directory.path().join(name).display().to_string();
+        let (key, certificate) = (path("key.pem"), path("certificate.pem"));
+        let made = Command::new("openssl")
+            .args("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=redis".split(' '))
+            .args("-addext subjectAltName=IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE".split(' '))
+            .args(["-keyout", &key, "-out", &certificate])
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        assert!(made.is_ok_and(|status| status.success()), "openssl makes a certificate");
+        let port = free_port();
+        let tls_port = port.to_string();
+        let files = [
+            ["--tls-cert-file", &*certificate],
+            ["--tls-key-file", &key],
+            ["--tls-ca-cert-file", &certificate],
+        ];
+        let mut arguments = vec!["--tls-port", &tls_port, "--tls-auth-clients", "no"];
+        arguments.extend(files.iter().flatten());
+        arguments.extend(["--user", "gateway", "on", ">hidden"]);
+        arguments.extend(rules);
+        let server = Redis::start_with(Path::new("redis-server"), Keeps::Nothing, &arguments);
+        Self {
+            server,
+            port,
+            certificate,
+            _directory: directory,
+        }
+    }
+
+    /// The server as the ACL user with this password, by TLS.
+    pub(crate) fn access(&self, password: &str) -> RedisServer {
+        let address = format!("rediss://127.0.0.1:{}", self.port);
+        RedisServer {
+            addresses: vec![address.parse().expect("an address")],
+            user: Some("gateway".into()),
+            password: Some(Secret::new(password.as_bytes())),
+            ca_file: Some(self.certificate.as_str().into()),
+        }
+    }
+
+    /// The same without the certificate, which no authority of the system has signed.
+    pub(crate) fn untrusted(&self) -> RedisServer {
+        RedisServer {
+            ca_file: None,
+            ..self.access("hidden")
+        }
+    }
+}
+
 #[test]
 fn a_gateway_speaks_tls_as_an_acl_user() {
-    let directory = tempfile::tempdir().expect("a temporary directory");
-    let path = |name: &str| directory.path().join(name).display().to_string();
-    let (key, certificate) = (path("key.pem"), path("certificate.pem"));
-    let made = Command::new("openssl")
-        .args("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=redis".split(' '))
-        .args("-addext subjectAltName=IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE".split(' '))
-        .args(["-keyout", &key, "-out", &certificate])
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .status();
-    assert!(made.is_ok_and(|status| status.success()), "openssl makes a certificate");
-    let port = free_port();
-    let server = Redis::start_with(
-        Path::new("redis-server"),
-        Keeps::Nothing,
-        &[
-            "--tls-port",
-            &port.to_string(),
-            "--tls-cert-file",
-            &certificate,
-            "--tls-key-file",
-            &key,
-            "--tls-ca-cert-file",
-            &certificate,
-            "--tls-auth-clients",
-            "no",
-            "--user",
-            "gateway",
-            "on",
-            ">hidden",
-            "~suite.one:*",
-            "+@all",
-        ],
-    );
-    let settings = |password: &str, ca_file: Option<&str>| redis::Settings {
-        login: redis::Login {
-            user: Some("gateway".into()),
-            password: Some(Secret::new(password.as_bytes().to_vec())),
-            ca_file: ca_file.map(Into::into),
-        },
-        ..Node::redis_settings(&format!("rediss://127.0.0.1:{port}"), "one")
-    };
-    let mut node = Node::redis(settings("hidden", Some(&certificate)));
+    let encrypted = Encrypted::start(&["~suite.one:*", "+@all"]);
+    let start = |server: RedisServer| Node::redis(Node::redis_settings_at(server, "one"));
+    let mut node = start(encrypted.access("hidden"));
     node.wait_for(Link::Up);
     node.publish_one(event("kept.a", 1));
-    let wrong = Node::redis(settings("wrong", Some(&certificate)));
-    let untrusted = Node::redis(settings("hidden", None));
+    let (wrong, untrusted) = (start(encrypted.access("wrong")), start(encrypted.untrusted()));
     assert_eq!((wrong.broker.link(), untrusted.broker.link()), (Link::Down, Link::Down));
-    drop(server);
 }
 
 /// A Sentinel that watches one master.
-struct Sentinel {
+pub(crate) struct Sentinel {
     process: Child,
     port: u16,
     _directory: tempfile::TempDir,
 }
 
 impl Sentinel {
-    fn start(master: u16) -> Self {
+    pub(crate) fn start(master: u16) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let (file, port) = (directory.path().join("sentinel.conf"), free_port());
         let text = format!(
@@ -162,6 +186,25 @@ impl Sentinel {
     }
 }
 
+impl Sentinel {
+    pub(crate) fn url(&self) -> String {
+        format!("sentinel://127.0.0.1:{}/events", self.port)
+    }
+
+    /// Whether it has found a replica of the master.
+    pub(crate) fn knows(&self, replica: &Redis) -> bool {
+        let client = ::redis::Client::open(("127.0.0.1", self.port)).expect("an address");
+        let mut connection = client.get_connection().expect("connected");
+        let mut command = ::redis::cmd("SENTINEL");
+        let replicas: ::redis::Value = command
+            .arg("REPLICAS")
+            .arg("events")
+            .query(&mut connection)
+            .expect("a list");
+        format!("{replicas:?}").contains(&replica.port.to_string())
+    }
+}
+
 impl Drop for Sentinel {
     fn drop(&mut self) {
         let _ = self.process.kill();
@@ -177,14 +220,11 @@ fn a_sentinel_leads_gateways_to_the_new_master() {
     let replica = Redis::start_with(program, Keeps::Nothing, &["--replicaof", &of]);
     until("the replica", || replica.info_text("master_link_status") == "up");
     let sentinel = Sentinel::start(master.port);
-    let url = format!("sentinel://127.0.0.1:{}/events", sentinel.port);
-    let mut node = Node::redis(Node::redis_settings(&url, "one"));
+    let mut node = Node::redis(Node::redis_settings(&sentinel.url(), "one"));
     node.wait_for(Link::Up);
     let before = node.publish_one(event("kept.a", 1));
     // The Sentinel has found the replica, and the replica has the event.
-    until("the replica", || {
-        sentinel_says(sentinel.port, "SENTINEL REPLICAS events").contains(&replica.port.to_string())
-    });
+    until("the replica", || sentinel.knows(&replica));
     let offset = master.info("master_repl_offset");
     until("the event", || replica.info("slave_repl_offset") >= offset);
     drop(master);
@@ -195,14 +235,4 @@ fn a_sentinel_leads_gateways_to_the_new_master() {
     assert_eq!(after.epoch, before.epoch);
     let recovered = node.recover("kept.a", node.hub.epoch(), before.offset.expect("a history"));
     assert_eq!((recovered, node.resyncs), (Some(vec!["2".to_owned()]), 0));
-}
-
-/// The beginning of the reply to a command.
-fn sentinel_says(port: u16, command: &str) -> String {
-    use std::io::{Read as _, Write as _};
-    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).expect("connected");
-    stream.write_all(format!("{command}\r\n").as_bytes()).expect("sent");
-    let mut reply = [0; 4096];
-    let count = stream.read(&mut reply).expect("a reply");
-    String::from_utf8_lossy(&reply[..count]).into_owned()
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tickgate::broker::{Link, Readiness, redis};
 use tickgate::event::Refusal;
+use tickgate::redis::RedisServer;
 
 use crate::faults::gets_what_it_missed;
 use crate::nats_server::Proxy;
@@ -445,9 +446,12 @@ fn a_replica_that_is_promoted_with_a_lost_tail_begins_a_new_term() {
         ],
     );
     until("the replica", || replica.info_text("master_link_status") == "up");
-    let urls = [&master, &replica].map(|server| server.address().into());
+    let addresses = [&master, &replica].map(|server| server.address().parse().expect("an address"));
     let settings = |name: &str| redis::Settings {
-        urls: urls.to_vec(),
+        server: RedisServer {
+            addresses: addresses.to_vec(),
+            ..RedisServer::default()
+        },
         ..Node::redis_settings(&master.address(), name)
     };
     let mut nodes: Vec<Node> = ["a", "b"].map(|name| Node::redis(settings(name))).into();

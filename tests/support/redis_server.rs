@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tickgate::auth::Secret;
-use tickgate::backend::redis::RedisServer;
+use tickgate::redis::RedisServer;
 
 use crate::process::{self, free_port};
 
@@ -82,7 +82,7 @@ impl Redis {
     /// The server as the default user without a password.
     pub(crate) fn server(&self) -> RedisServer {
         RedisServer {
-            address: self.address().parse().expect("an address"),
+            addresses: vec![self.address().parse().expect("an address")],
             ..RedisServer::default()
         }
     }

@@ -108,7 +108,7 @@ impl Converter {
 mod tests {
     use super::*;
     use crate::backend::ingest::{RedisFrom, Start, StreamSettings};
-    use crate::backend::redis::RedisServer;
+    use crate::redis::RedisServer;
     use tickgate_protocol::channel::Tenant;
 
     fn settings(channel: &str, event: &str) -> SourceSettings {

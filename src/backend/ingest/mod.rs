@@ -34,10 +34,10 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
-use super::redis::RedisServer;
 use crate::broker::Duties;
 use crate::broker::nats::Login;
 use crate::event::NewEvent;
+use crate::redis::RedisServer;
 use crate::time::unix_ms;
 use tickgate_protocol::channel::{Tenant, TenantNames};
 use tickgate_protocol::json::RecordKey;

@@ -10,18 +10,18 @@ use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
 use redis::aio::{MultiplexedConnection, PubSubSink, PubSubStream};
-use redis::{AsyncConnectionConfig, RedisError, Value};
+use redis::{RedisError, Value};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, timeout};
 
 use super::live::Live;
 use super::run::{BATCH, Reads};
 use super::{Batch, End, Message, RedisFrom, Start, StreamSettings};
 use crate::backend::feeds::attributes::{self, Hash};
-use crate::backend::redis::{RedisServer, is_refused};
+use crate::redis::{NoConnection, RedisServer};
 use crate::time::unix_ms;
 use tickgate_protocol::json::RecordKey;
 
-/// How long connecting and one answer may take.
+/// How long one answer may take.
 const ANSWER: Duration = Duration::from_secs(5);
 
 /// How long the server waits for an entry before it answers that there is none.
@@ -34,10 +34,13 @@ const LAG_EVERY: Duration = Duration::from_secs(1);
 const PING: Duration = Duration::from_secs(5);
 
 fn end(error: &RedisError) -> End {
-    if is_refused(error) {
-        return End(format!("are user and password right? {error}"));
-    }
     End(error.to_string())
+}
+
+impl From<NoConnection> for End {
+    fn from(error: NoConnection) -> Self {
+        Self(error.to_string())
+    }
 }
 
 async fn within<T>(limit: Duration, answer: impl Future<Output = Result<T, RedisError>>) -> Result<T, End> {
@@ -73,13 +76,7 @@ impl GroupReader {
         record_key: Option<&RecordKey>,
         reads: &Reads<'_>,
     ) -> Result<Self, End> {
-        let client = server.client().map_err(|error| end(&error))?;
-        // The limits are those of each request.
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(ANSWER))
-            .set_response_timeout(None);
-        let connection = client.get_multiplexed_async_connection_with_config(&config);
-        let mut connection = connection.await.map_err(|error| end(&error))?;
+        let mut connection = server.find(reads.attempt).await?.connection;
         // If a group is gone that was there, so is its stream: nothing of the new one was read.
         let start = match settings.start {
             Start::New if !reads.again => "$",
@@ -280,9 +277,9 @@ fn lag_of(groups: &Value, group: &str) -> Option<u64> {
 }
 
 /// Begins to take the messages of channels.
-pub(super) async fn subscribe(server: &RedisServer, from: &RedisFrom) -> Result<Live, End> {
-    let client = server.client().map_err(|error| end(&error))?;
-    let mut connection = within(ANSWER, client.get_async_pubsub()).await?;
+pub(super) async fn subscribe(server: &RedisServer, from: &RedisFrom, reads: &Reads<'_>) -> Result<Live, End> {
+    let found = server.find(reads.attempt).await?;
+    let mut connection = within(ANSWER, found.client().get_async_pubsub()).await?;
     let subscribed = async {
         match from {
             RedisFrom::Pattern(pattern) => connection.psubscribe(&**pattern).await,

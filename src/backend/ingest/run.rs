@@ -73,7 +73,9 @@ impl Reader {
                         GroupReader::open(server, key, stream, record_key, reads).await?,
                     ))
                 }
-                RedisFrom::Channel(_) | RedisFrom::Pattern(_) => Self::Live(redis::subscribe(server, from).await?),
+                RedisFrom::Channel(_) | RedisFrom::Pattern(_) => {
+                    Self::Live(redis::subscribe(server, from, reads).await?)
+                }
             },
         })
     }

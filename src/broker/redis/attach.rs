@@ -5,9 +5,9 @@ use redis::aio::MultiplexedConnection;
 use tokio::time::timeout;
 
 use super::Shared;
-use super::connect::ask;
 use super::entry::{array, bytes, number, sequence};
-use super::scripts::{Scripts, call, run};
+use super::inspect::ask;
+use super::scripts::{Scripts, run};
 use crate::broker::link::{ANSWER, ATTEMPTS, End, OTHERS_GONE};
 use crate::broker::replica::{Extent, Newest, Place};
 use crate::broker::terms::{Notice, Table};
@@ -72,7 +72,7 @@ impl Shared {
             return Some(Err(End::Unfit(format!(
                 "the keys {0}:… do not belong together: some were deleted; stop all gateways and delete every key that \
                  begins with {0}:",
-                self.settings.prefix
+                self.keys.tag
             ))));
         }
         let Some(notice_at) = notice_at else {
@@ -158,7 +158,7 @@ impl Shared {
     ) -> Result<Written, End> {
         let payload = serde_json::to_vec(notice).unwrap_or_default();
         let current = notice.terms.last().map_or(0, |term| term.id);
-        let mut command = call(&scripts.notice, &[&self.keys.events, &self.keys.state]);
+        let mut command = self.keys.call(&scripts.notice, &[&self.keys.events, &self.keys.state]);
         command
             .arg(after)
             .arg(self.settings.plain_bytes)

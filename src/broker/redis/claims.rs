@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use super::Redis;
-use super::scripts::{call, run};
+use super::scripts::run;
 use crate::broker::Doing;
 use crate::broker::claims::{BYTES_MAX, Claimed, Claims, Held, KEPT};
 use crate::event::Refusal;
@@ -62,7 +62,7 @@ impl Redis {
     async fn change(&self, name: &str, version: u64, text: Option<&[u8]>) -> Result<Changed, Refusal> {
         let (mut connection, scripts) = self.shared.line().ok_or(Refusal::Unavailable)?;
         let keys = &self.shared.keys;
-        let mut command = call(&scripts.claim, &[&keys.claims, &keys.claims_changed]);
+        let mut command = keys.call(&scripts.claim, &[&keys.claims, &keys.claims_changed]);
         let kept_us = u64::try_from(KEPT.as_micros()).unwrap_or(u64::MAX);
         command.arg(BYTES_MAX).arg(kept_us).arg(name).arg(version).arg(text);
         match run::<(u8, Vec<u8>)>(&mut connection, &command).await {

@@ -1,7 +1,7 @@
 //! The lease of the duties: a key with its number, which its holder replaces.
 
 use super::Redis;
-use super::scripts::{call, run};
+use super::scripts::run;
 use crate::broker::lease::{Fence, Register};
 use crate::broker::requests::Doing;
 use crate::event::Refusal;
@@ -18,7 +18,7 @@ impl Redis {
     async fn try_replace(&self, after: u64) -> Result<Option<u64>, Refusal> {
         let (mut connection, scripts) = self.shared.line().ok_or(Refusal::Unavailable)?;
         let keys = &self.shared.keys;
-        let mut command = call(&scripts.lease, &[&keys.lease, &keys.state]);
+        let mut command = keys.call(&scripts.lease, &[&keys.lease, &keys.state]);
         command.arg(after);
         match run::<u64>(&mut connection, &command).await {
             Ok(number) => Ok((number > 0).then_some(number)),
@@ -28,7 +28,8 @@ impl Redis {
 
     async fn try_remove(&self, number: u64) {
         if let Some((mut connection, scripts)) = self.shared.line() {
-            let mut command = call(&scripts.take, &[&self.shared.keys.lease]);
+            let keys = &self.shared.keys;
+            let mut command = keys.call(&scripts.take, &[&keys.lease]);
             command.arg(number);
             // If it fails, the others wait until it is over.
             let _ = run::<u8>(&mut connection, &command).await;

@@ -6,7 +6,7 @@
 use redis::aio::MultiplexedConnection;
 
 use super::Shared;
-use super::connect::ask;
+use super::inspect::ask;
 use crate::broker::link::End;
 use crate::broker::replica::Extent;
 use crate::broker::terms::Table;

@@ -23,9 +23,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::connect::ask;
 use super::entry::Kind;
-use super::scripts::{Scripts, call, run};
+use super::inspect::ask;
+use super::scripts::{Scripts, run};
 use super::{Draft, Outgoing, Redis, Shared};
 use crate::broker::link::End;
 use crate::broker::requests::{Doing, NoReply, Peers, Reply, Service, Taken};
@@ -231,7 +231,7 @@ impl Shared {
     async fn store_fact(&self, name: &str, fact: &[u8]) -> Result<(), Refusal> {
         let (mut connection, scripts) = self.line().ok_or(Refusal::Unavailable)?;
         for has_room in [true, false] {
-            let mut command = call(&scripts.remember, &[&self.keys.control]);
+            let mut command = self.keys.call(&scripts.remember, &[&self.keys.control]);
             command.arg(FACTS_MAX).arg(name).arg(fact);
             match run::<u8>(&mut connection, &command).await {
                 Ok(0) if has_room => {

@@ -32,7 +32,7 @@
 //!
 //! | module | contents |
 //! |---|---|
-//! | `connect` | finding the server, and what it must be like |
+//! | `inspect` | what the server must be like |
 //! | `session` | one connection: publishing, outcomes, and what ends it |
 //! | `attach` | from a connection to the right place in the log |
 //! | `follow` | reading the streams into the hub |
@@ -46,9 +46,9 @@
 
 mod attach;
 mod claims;
-mod connect;
 mod entry;
 mod follow;
+mod inspect;
 mod lease;
 mod merged;
 mod messages;
@@ -75,12 +75,12 @@ use super::replica::{Listeners, Membership, Replica, Value};
 use super::{Broker, Claims, ClassTable, Fence, Link, Origin, Outcomes, Readiness, Submitted};
 use crate::event::{Deletion, EventId, NewEvent};
 use crate::hub::Hub;
+use crate::redis::RedisServer;
 use crate::shard::mailbox::ShardHandle;
 use crate::suspended::{Claim, Record};
 use crate::time::{Clock, Now};
 use tickgate_protocol::channel::Channel;
 
-pub use connect::{Login, is_address};
 pub use entry::read_reply;
 
 use entry::Kind;
@@ -89,11 +89,8 @@ use messages::Messages;
 /// The settings of the broker.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// `redis://host:port`, `rediss://host:port`, `sentinel://host:port/master` or `sentinels://host:port/master`, at least
-    /// one. They are tried in turn.
-    pub urls: Vec<Box<str>>,
-    /// How the gateway authenticates.
-    pub login: Login,
+    /// Where the server is.
+    pub server: RedisServer,
     /// The beginning of all keys.
     pub prefix: Box<str>,
     /// The most bytes of the stream with what a gateway needs that starts.
@@ -118,8 +115,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            urls: vec!["redis://127.0.0.1:6379".into()],
-            login: Login::default(),
+            server: RedisServer::default(),
             prefix: "tickgate".into(),
             log_bytes: 1 << 30,
             plain_bytes: 64 << 20,
@@ -170,6 +166,8 @@ impl Deref for Shared {
 /// The keys that all gateways use.
 #[derive(Debug)]
 struct Keys {
+    /// The beginning of all keys.
+    tag: String,
     events: String,
     kept: String,
     merged: String,
@@ -182,7 +180,8 @@ struct Keys {
 
 impl Keys {
     fn new(prefix: &str) -> Self {
-        let key = |name: &str| format!("{prefix}:{name}");
+        let tag = prefix.to_owned();
+        let key = |name: &str| format!("{tag}:{name}");
         Self {
             events: key("events"),
             kept: key("kept"),
@@ -192,6 +191,7 @@ impl Keys {
             lease: key("lease"),
             claims: key("claims"),
             claims_changed: key("claims_changed"),
+            tag,
         }
     }
 }

@@ -4,7 +4,8 @@ use redis::aio::MultiplexedConnection;
 use redis::{ErrorKind, FromRedisValue, RedisError, ServerErrorKind};
 use tokio::time::timeout;
 
-use super::connect::ask;
+use super::Keys;
+use super::inspect::ask;
 use crate::broker::link::{ANSWER, End};
 use crate::event::Refusal;
 
@@ -102,11 +103,13 @@ fn is_forgotten(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::NoScript)
 }
 
-/// The call of a script.
-pub(super) fn call(script: &str, keys: &[&str]) -> redis::Cmd {
-    let mut command = redis::cmd("EVALSHA");
-    command.arg(script).arg(keys.len()).arg(keys);
-    command
+impl Keys {
+    /// The call of a script.
+    pub(super) fn call(&self, script: &str, keys: &[&str]) -> redis::Cmd {
+        let mut command = redis::cmd("EVALSHA");
+        command.arg(script).arg(keys.len()).arg(keys);
+        command
+    }
 }
 
 #[cfg(test)]

@@ -13,11 +13,12 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::attach::Written;
-use super::connect::{Sentinel, find, inspect};
-use super::scripts::{Scripts, call, run};
+use super::inspect::inspect;
+use super::scripts::{Scripts, run};
 use super::{Draft, Outgoing, Shared};
 use crate::broker::link::{End, NOTICE_EVERY, Retry, end_of};
 use crate::event::Refusal;
+use crate::redis::{Found, NoConnection, Sentinel};
 
 /// The most entries of one call, and the most bytes of their payloads before the next call begins.
 const BATCH: usize = 256;
@@ -56,9 +57,14 @@ impl Shared {
         outgoing: &mut UnboundedReceiver<Outgoing>,
         first: &Sender<Option<End>>,
     ) -> Result<Infallible, End> {
-        let server = find(&self.settings, attempt).await?;
-        let mut writer = server.connect().await?;
-        let reader = server.connect().await?;
+        let found = self.settings.server.find(attempt).await?;
+        let reader = found.connect().await?;
+        let Found {
+            connection: mut writer,
+            address,
+            sentinel,
+            ..
+        } = found;
         self.metrics.connects.add(1);
         let info = inspect(&mut writer).await?;
         let needed = self.settings.log_bytes.saturating_add(self.settings.plain_bytes);
@@ -92,8 +98,8 @@ impl Shared {
         };
         tasks.spawn(Arc::clone(self).follow(reader, replay_to, caught_up));
         tasks.spawn(Arc::clone(self).write_notices(writer.clone(), scripts.clone(), info.incarnation));
-        if let Some(sentinel) = server.sentinel {
-            tasks.spawn(watch(sentinel, server.address));
+        if let Some(sentinel) = sentinel {
+            tasks.spawn(watch(sentinel, address));
         }
         let mut batch = Vec::with_capacity(BATCH);
         loop {
@@ -180,8 +186,8 @@ impl Shared {
             .table
             .as_ref()
             .map_or(0, |table| table.current().id);
-        let mut command = call(&scripts.publish, &[&keys.events, &keys.kept, &keys.state, &keys.merged]);
-        command.arg(&*settings.prefix).arg(term);
+        let mut command = keys.call(&scripts.publish, &[&keys.events, &keys.kept, &keys.state, &keys.merged]);
+        command.arg(&keys.tag).arg(term);
         command.arg(settings.log_bytes).arg(settings.plain_bytes);
         command.arg(
             u64::try_from(settings.duplicate_window.as_millis())
@@ -276,6 +282,12 @@ fn take_part(sent: &mut std::iter::Peekable<std::vec::IntoIter<Outgoing>>) -> Ve
     part
 }
 
+impl From<NoConnection> for End {
+    fn from(error: NoConnection) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
 /// Asks the Sentinel now and then, and ends when it names another master.
 async fn watch(mut sentinel: Sentinel, address: String) -> End {
     let mut ticks = interval(SENTINEL_EVERY);
@@ -286,9 +298,9 @@ async fn watch(mut sentinel: Sentinel, address: String) -> End {
             Ok(master) if master == address => {}
             Ok(master) => return End::Failed(format!("the Sentinel names another master: {master}")),
             // The server itself may be well.
-            Err(end) => {
+            Err(error) => {
                 tracing::warn!(
-                    reason = end.reason(),
+                    reason = %error,
                     "the Sentinel is not watched any more until the next connection"
                 );
                 return std::future::pending().await;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::time::timeout;
 
-use super::scripts::{call, run};
+use super::scripts::run;
 use super::{Redis, Shared};
 use crate::broker::Origin;
 use crate::broker::replica::{PATIENCE, session_token};
@@ -45,7 +45,7 @@ impl Redis {
 impl Shared {
     /// The key of a session.
     fn session_key(&self, pid: &str) -> String {
-        format!("{}:session:{}", self.settings.prefix, session_token(pid))
+        format!("{}:session:{}", self.keys.tag, session_token(pid))
     }
 
     async fn take_session(&self, claim: &Claim) -> Option<Record> {
@@ -54,7 +54,7 @@ impl Shared {
         let text: Option<Vec<u8>> = redis::cmd("GET").arg(&key).query_async(&mut connection).await.ok()?;
         let text = text?;
         let record = self.claimed(&text, claim)?;
-        let mut command = call(&scripts.take, &[&key]);
+        let mut command = self.keys.call(&scripts.take, &[&key]);
         command.arg(text);
         let taken: u8 = run(&mut connection, &command).await.ok()?;
         (taken == 1).then_some(record)

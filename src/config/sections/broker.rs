@@ -10,6 +10,7 @@ use crate::config::check::{Because as _, Check, at_least, at_most, ensure, not_b
 use crate::config::declare::section;
 use crate::config::source::{Content, Node};
 use crate::config::value::{Refusal, Value, choices, text, typed};
+use crate::redis::RedisAddress;
 use tickgate_protocol::channel::is_segment;
 
 /// Notices that all gateways need stand in the log every second. A log that one second of events fills would lose them.
@@ -85,14 +86,6 @@ impl BrokerKind {
             Self::Embedded => "embedded",
             Self::Nats => "nats",
             Self::Redis => "redis",
-        }
-    }
-
-    /// The server that is used if none is named.
-    fn usual(self) -> &'static str {
-        match self {
-            Self::Embedded | Self::Nats => "nats://127.0.0.1:4222",
-            Self::Redis => "redis://127.0.0.1:6379",
         }
     }
 }
@@ -177,16 +170,19 @@ fn is_nats_address(url: &str) -> bool {
 fn keys_of_the_kind(broker: &Broker, check: &mut Check<'_>) {
     let urls = broker.url.iter().flat_map(|urls| &urls.0);
     for url in urls {
-        let (is_address, wanted) = match broker.kind {
-            BrokerKind::Embedded => (true, ""),
-            BrokerKind::Nats => (is_nats_address(url), "nats://host:port or tls://host:port"),
-            BrokerKind::Redis => (
-                redis::is_address(url),
-                "redis://host:port, rediss://host:port, sentinel://host:port/master or sentinels://host:port/master",
-            ),
+        // Another check refuses secrets.
+        if url.contains('@') {
+            continue;
+        }
+        let checked = match broker.kind {
+            BrokerKind::Nats if !is_nats_address(url) => {
+                Err(format!("{url:?} must be nats://host:port or tls://host:port"))
+            }
+            BrokerKind::Embedded | BrokerKind::Nats => Ok(()),
+            BrokerKind::Redis => url.parse::<RedisAddress>().map(drop),
         };
-        if !is_address && !url.contains('@') {
-            check.refuse("url", format!("{url:?} must be {wanted}"));
+        if let Err(why) = checked {
+            check.refuse("url", why);
         }
     }
     if broker.kind == BrokerKind::Redis {
@@ -256,35 +252,24 @@ impl Broker {
         match self.kind {
             BrokerKind::Embedded => None,
             BrokerKind::Nats => Some(SharedSettings::Nats(self.nats(password))),
-            BrokerKind::Redis => Some(SharedSettings::Redis(self.redis(password))),
+            BrokerKind::Redis => self.redis(password).map(SharedSettings::Redis),
         }
     }
 
-    fn urls(&self) -> Vec<Box<str>> {
-        match &self.url {
-            None => vec![self.kind.usual().into()],
-            Some(urls) => urls.boxed(),
-        }
-    }
-
-    fn redis(&self, password: Option<Secret>) -> redis::Settings {
-        redis::Settings {
-            urls: self.urls(),
-            login: redis::Login {
-                user: self.user.as_deref().map(Into::into),
-                password,
-                ca_file: self.ca_file.clone(),
-            },
+    fn redis(&self, password: Option<Secret>) -> Option<redis::Settings> {
+        let login = (self.user.as_deref(), password);
+        Some(redis::Settings {
+            server: super::redis::server(self.url.as_ref(), login, self.ca_file.as_deref())?,
             prefix: self.prefix.as_str().into(),
             log_bytes: self.log_bytes,
             plain_bytes: self.plain_bytes,
             ..redis::Settings::default()
-        }
+        })
     }
 
     fn nats(&self, password: Option<Secret>) -> nats::Settings {
         nats::Settings {
-            urls: self.urls(),
+            urls: self.url.clone().unwrap_or_else(Urls::local_nats).boxed(),
             login: Login::of(self.credentials_file.as_ref(), self.user.as_deref(), password),
             ca_file: self.ca_file.clone(),
             prefix: self.prefix.as_str().into(),
@@ -304,6 +289,7 @@ impl Broker {
 mod tests {
     use super::*;
     use crate::config::{Config, Environment, Problems};
+    use crate::redis::RedisServer;
 
     fn load(toml: &str) -> Result<Config, Problems> {
         let directory = tempfile::tempdir().expect("a temporary directory");
@@ -456,14 +442,15 @@ mod tests {
             }
         };
         let plain = redis("");
-        assert_eq!(plain.urls.concat(), "redis://127.0.0.1:6379");
+        assert_eq!(plain.server, RedisServer::default());
         assert_eq!(
             (plain.events_per_channel, plain.duplicate_window.as_secs()),
             (5001, 300)
         );
         let user = redis("url = \"sentinel://s:26379/events\"\nuser = \"gateway\"\npassword_env = \"NATS_PASSWORD\"\n");
-        assert_eq!(user.login.user.as_deref(), Some("gateway"));
-        assert!(user.login.password.is_some());
+        assert_eq!(user.server.addresses[0].to_string(), "sentinel://s:26379/events");
+        assert_eq!(user.server.user.as_deref(), Some("gateway"));
+        assert!(user.server.password.is_some());
         for (toml, reason) in [
             ("url = \"nats://x\"\n", "must be redis://host:port"),
             ("url = \"redis://u:p@x\"\n", "must not contain a user or a secret"),

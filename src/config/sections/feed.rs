@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::broker::Urls;
+use super::redis;
 use crate::auth::Secret;
 use crate::backend::feeds::{FeedSettings, PublishMode, RedisKey, SourceSettings, UrlTemplate};
-use crate::backend::redis::{RedisAddress, RedisServer};
 use crate::config::check::{Because, Check, DAY, HOUR, ensure, event_name, no_longer_than, not_blank, not_zero};
 use crate::config::declare::section;
 use tickgate_protocol::channel::{ChannelTemplate, Tenant};
@@ -27,15 +28,18 @@ section! {
         /// The source as a key in Redis: `string:<key>`, `hash:<key>`, `list:<key>` or `record:<key>`. It holds the channel's
         /// placeholder.
         value redis: Option<RedisKey> = None;
-        /// The Redis server, `redis://host[:port][/database]`. If this is not set, it is `redis://127.0.0.1:6379`. Feeds with
-        /// the same server share a connection.
-        value url: Option<RedisAddress> = None;
+        /// The Redis server, one URL or several that are tried in turn: `redis://host[:port][/database]` or, with TLS,
+        /// `rediss://…`; by a Sentinel `sentinel://host:port/master` or `sentinels://…`. If this is not set, it is
+        /// `redis://127.0.0.1:6379`. Feeds with the same server and login share a connection.
+        value url: Option<Urls> = None, check |urls| urls.as_ref().map_or(Ok(()), |urls| redis::addresses(urls).map(drop));
         /// The ACL user of Redis. It needs a password. If this is not set, it is the default user.
         value user: Option<String> = None, check not_blank;
         /// The variable that holds the Redis password.
         value password_env: Option<String> = None, check not_blank;
         /// The file that holds the Redis password.
         value password_file: Option<PathBuf> = None;
+        /// The certificates of the authorities that sign those of Redis, in PEM. Not set: those of the system.
+        value ca_file: Option<PathBuf> = None;
         /// The answer is an array of records that differ in this field, or in these fields, and only changed records are sent. Includes
         /// `only_changed`. A channel that keeps its last event needs a `[[channel]]` with the same `record_key`; the built-in
         /// classes of price lists have `code`.
@@ -53,7 +57,7 @@ section! {
 
         refused "password" "a password does not stand in the file: name it by password_env or password_file";
         rule source_fits_the_channel;
-        rule password_fits_the_source;
+        rule server_fits_the_source;
     }
 }
 
@@ -84,7 +88,7 @@ fn source_fits_the_channel(feed: &Feed, check: &mut Check<'_>) {
     }
 }
 
-fn password_fits_the_source(feed: &Feed, check: &mut Check<'_>) {
+fn server_fits_the_source(feed: &Feed, check: &mut Check<'_>) {
     // Neither source, or both: that is reported already.
     if feed.http.is_some() == feed.redis.is_some() {
         return;
@@ -94,6 +98,7 @@ fn password_fits_the_source(feed: &Feed, check: &mut Check<'_>) {
         ("user", feed.user.is_some()),
         ("password_env", feed.password_env.is_some()),
         ("password_file", feed.password_file.is_some()),
+        ("ca_file", feed.ca_file.is_some()),
     ] {
         check.require(feed.redis.is_some() || !is_given, key, "is for redis only");
     }
@@ -124,11 +129,11 @@ impl Feed {
         let source = match (&self.http, &self.redis) {
             (Some(url), _) => SourceSettings::Http(url.clone()),
             (None, key) => SourceSettings::Redis {
-                server: RedisServer {
-                    address: self.url.clone().unwrap_or_default(),
-                    user: self.user.as_deref().map(Into::into),
-                    password,
-                },
+                server: redis::server(
+                    self.url.as_ref(),
+                    (self.user.as_deref(), password),
+                    self.ca_file.as_deref(),
+                )?,
                 key: key.clone()?,
             },
         };

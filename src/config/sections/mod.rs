@@ -15,6 +15,7 @@ mod limits;
 mod otlp;
 mod process;
 mod record;
+mod redis;
 mod server;
 mod source;
 mod state;

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use super::broker::{Urls, servers};
+use super::redis;
 use crate::auth::Secret;
 use crate::backend::ingest::{
     FieldPath, NatsFrom, NatsServer, Origin, RedisFrom, SourceChannel, SourceEvent, SourceSettings, Start,
     StreamSettings, is_subject,
 };
-use crate::backend::redis::{RedisAddress, RedisServer};
 use crate::broker::nats::Login;
 use crate::config::check::{Check, ensure, event_name, not_blank};
 use crate::config::declare::section;
@@ -29,8 +29,9 @@ section! {
         value nats: Option<NatsFrom> = None;
         /// What is read from Redis: `stream:<key>`, `channel:<name>` or `pattern:<pattern>` of Pub/Sub.
         value redis: Option<RedisFrom> = None;
-        /// The server: `nats://host:port` or `tls://host:port`, one or several of one cluster, or
-        /// `redis://host[:port][/database]`. If this is not set, it is the local one.
+        /// The server, one URL or several that are tried in turn. NATS: `nats://host:port` or `tls://host:port`. Redis:
+        /// `redis://host[:port][/database]` or, with TLS, `rediss://…`; by a Sentinel `sentinel://host:port/master` or
+        /// `sentinels://…`. If this is not set, it is the local one.
         value url: Option<Urls> = None;
         /// The user of NATS or the ACL user of Redis. It needs a password.
         value user: Option<String> = None, check not_blank;
@@ -40,7 +41,7 @@ section! {
         value password_file: Option<PathBuf> = None;
         /// The file with the JWT and the seed of a NATS user.
         value credentials_file: Option<PathBuf> = None;
-        /// The certificates of the authorities that sign those of NATS, in PEM. Not set: those of the system.
+        /// The certificates of the authorities that sign the server's, in PEM. Not set: those of the system.
         value ca_file: Option<PathBuf> = None;
         /// The durable consumer or the consumer group that keeps the position in a stream. Gateways that share a broker share
         /// it. Sources and gateways that are to read the same stream apart need different names.
@@ -104,7 +105,6 @@ fn one_origin(source: &Source, check: &mut Check<'_>) {
     let is_nats = source.nats.is_some();
     for (key, is_given) in [
         ("credentials_file", source.credentials_file.is_some()),
-        ("ca_file", source.ca_file.is_some()),
         ("subject", source.subject.is_some()),
     ] {
         check.require(is_nats || !is_given, key, "is for nats only");
@@ -126,17 +126,10 @@ fn one_origin(source: &Source, check: &mut Check<'_>) {
     let checked = if is_nats {
         servers(urls)
     } else {
-        redis_server(urls).map(drop)
+        redis::addresses(urls).map(drop)
     };
     if let Err(why) = checked {
         check.refuse("url", why);
-    }
-}
-
-fn redis_server(urls: &Urls) -> Result<RedisAddress, String> {
-    match &urls.0[..] {
-        [one] => one.parse(),
-        _ => Err("must be one URL: sources in Redis have one server".to_owned()),
     }
 }
 
@@ -234,14 +227,11 @@ impl Source {
                 stream,
             },
             (None, from) => Origin::Redis {
-                server: RedisServer {
-                    address: match &self.url {
-                        Some(urls) => redis_server(urls).ok()?,
-                        None => RedisAddress::default(),
-                    },
-                    user: self.user.as_deref().map(Into::into),
-                    password,
-                },
+                server: redis::server(
+                    self.url.as_ref(),
+                    (self.user.as_deref(), password),
+                    self.ca_file.as_deref(),
+                )?,
                 from: from.clone()?,
                 stream,
             },

@@ -17,7 +17,7 @@ use self::redis::{RedisSource, Server};
 use super::PublishMode;
 use super::failure::PollFailure;
 use crate::backend::commands::http::Pool;
-use crate::backend::redis::RedisServer;
+use crate::redis::RedisServer;
 
 /// The `http` or `redis` of a feed.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,20 +10,18 @@
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use parking_lot::Mutex;
+use redis::RedisError;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, RedisError};
 
 use super::Response;
 use crate::backend::feeds::PublishMode;
 use crate::backend::feeds::attributes::{self, Hash};
 use crate::backend::feeds::change::RECORDS_MAX;
 use crate::backend::feeds::failure::PollFailure;
-use crate::backend::redis::{RedisServer, is_refused};
-
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+use crate::redis::{NoConnection, RedisServer};
 
 /// A key with at most one placeholder, and the type of its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,6 +95,7 @@ impl RedisKey {
 pub(super) struct Server {
     server: RedisServer,
     connection: Mutex<Option<MultiplexedConnection>>,
+    attempts: AtomicUsize,
     // Locked while connecting, so that many polls make one connection.
     connecting: tokio::sync::Mutex<()>,
 }
@@ -106,32 +105,23 @@ impl Server {
         Self {
             server,
             connection: Mutex::default(),
+            attempts: AtomicUsize::new(0),
             connecting: tokio::sync::Mutex::default(),
         }
     }
 
     async fn connection(&self) -> Result<MultiplexedConnection, PollFailure> {
-        let unreachable = |error: RedisError| {
-            if is_refused(&error) {
-                PollFailure::Refused(format!("are user and password right? {error}"))
-            } else {
-                PollFailure::Unreachable(error.to_string())
-            }
-        };
         let _one = self.connecting.lock().await;
         let made = self.connection.lock().clone();
         if let Some(connection) = made {
             return Ok(connection);
         }
-        let client = self.server.client().map_err(unreachable)?;
-        // The timeout of the feed limits the time for a response.
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(None);
-        let connection = client
-            .get_multiplexed_async_connection_with_config(&config)
-            .await
-            .map_err(unreachable)?;
+        let found = self.server.find(self.attempts.fetch_add(1, Relaxed)).await;
+        let connection = found.map_err(|error| match error {
+            NoConnection::Refused(_) => PollFailure::Refused(error.to_string()),
+            NoConnection::Unreachable(why) => PollFailure::Unreachable(why),
+        })?;
+        let connection = connection.connection;
         *self.connection.lock() = Some(connection.clone());
         Ok(connection)
     }

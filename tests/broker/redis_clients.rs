@@ -1,0 +1,112 @@
+//! How feeds and sources reach Redis: as the broker does, with TLS, as an ACL user and by a Sentinel.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::json;
+use tickgate::backend::feeds::{FeedSettings, PublishMode, SourceSettings};
+use tickgate::backend::ingest::{Origin, Start};
+use tickgate::gateway::Settings;
+use tickgate::redis::RedisServer;
+
+use crate::gateway::{self, Running};
+use crate::ingest::{check, check_of, event, of, reader, stream_settings};
+use crate::redis_access::{Encrypted, Sentinel};
+use crate::redis_server::{Keeps, Redis};
+
+fn feed(server: &RedisServer) -> FeedSettings {
+    FeedSettings {
+        channel: "prices.top".parse().expect("a channel"),
+        event: "price".into(),
+        source: SourceSettings::Redis {
+            server: server.clone(),
+            key: "string:price".parse().expect("a key"),
+        },
+        publish: PublishMode::Changed,
+        interval: Duration::from_millis(100),
+        timeout: Duration::from_secs(5),
+    }
+}
+
+/// A gateway whose only source is the stream `orders`, or something else of the same server.
+fn start(server: &RedisServer, from: &str, more: impl FnOnce(&mut Settings)) -> Running {
+    let origin = Origin::Redis {
+        server: server.clone(),
+        from: from.parse().expect("a stream or channel"),
+        stream: stream_settings(Start::All),
+    };
+    gateway::start(|settings| {
+        settings.sources.sources = vec![of(origin, "orders.{user}")];
+        more(settings);
+    })
+}
+
+fn is_read(gateway: &Running) {
+    gateway::until("read", || check(gateway).0 == "ok");
+}
+
+#[test]
+fn feeds_and_sources_speak_tls_as_an_acl_user() {
+    let encrypted = Encrypted::start(&[
+        "~price",
+        "~orders",
+        "+get",
+        "+client",
+        "+xgroup",
+        "+xreadgroup",
+        "+xack",
+        "+xinfo",
+    ]);
+    let server = &encrypted.server;
+    server.run(&["SET", "price", "1"]);
+    let access = encrypted.access("hidden");
+    let gateway = start(&access, "stream:orders", |settings| {
+        settings.feeds.feeds = vec![feed(&access)]
+    });
+    is_read(&gateway);
+    let (mut prices, mut orders) = (reader(&gateway, "prices.top"), reader(&gateway, "orders.*"));
+    assert_eq!(event(&mut prices), ("prices.top".to_owned(), json!(1)));
+    server.run(&["XADD", "orders", "*", "user", "u1"]);
+    assert_eq!(event(&mut orders), ("orders.u1".to_owned(), json!({"user": "u1"})));
+    for other in [encrypted.access("wrong"), encrypted.untrusted()] {
+        let gateway = start(&other, "stream:orders", |settings| {
+            settings.feeds.feeds = vec![feed(&other)]
+        });
+        // A feed is polled while a client is subscribed.
+        let _client = reader(&gateway, "prices.top");
+        for begin in ["source ", "feed "] {
+            gateway::until("a failure", || check_of(&gateway, begin).0 == "bad");
+        }
+    }
+}
+
+#[test]
+fn feeds_and_sources_go_with_the_master_that_a_sentinel_names() {
+    let program = Path::new("redis-server");
+    let master = Redis::start_with(program, Keeps::Nothing, &["--repl-diskless-sync-delay", "0"]);
+    let of = format!("127.0.0.1 {}", master.port);
+    let replica = Redis::start_with(program, Keeps::Nothing, &["--replicaof", &of]);
+    gateway::until("the replica", || replica.info_text("master_link_status") == "up");
+    let sentinel = Sentinel::start(master.port);
+    let access = RedisServer {
+        addresses: vec![sentinel.url().parse().expect("an address")],
+        ..RedisServer::default()
+    };
+    master.run(&["SET", "price", "1"]);
+    let gateway = start(&access, "stream:orders", |settings| {
+        settings.feeds.feeds = vec![feed(&access)]
+    });
+    is_read(&gateway);
+    let (mut prices, mut orders) = (reader(&gateway, "prices.top"), reader(&gateway, "orders.*"));
+    assert_eq!(event(&mut prices), ("prices.top".to_owned(), json!(1)));
+    gateway::until("the replica", || sentinel.knows(&replica));
+    gateway::until("the group", || replica.ask(&["EXISTS", "orders"]) == ":1");
+    drop(master);
+    // The Sentinel ends the connections of a replica that it promotes.
+    gateway::until("the promotion", || replica.ask_any(&["SET", "price", "2"]) == "+OK");
+    gateway::until("an entry", || {
+        replica.ask_any(&["XADD", "orders", "*", "user", "u1"]).starts_with('$')
+    });
+    assert_eq!(event(&mut orders), ("orders.u1".to_owned(), json!({"user": "u1"})));
+    assert_eq!(event(&mut prices), ("prices.top".to_owned(), json!(2)));
+}
