@@ -31,11 +31,11 @@ export class Cache {
 
   constructor(limit: number, keys: string[]) {
     this.#limit = limit;
-    for (const key of keys) this.mergeBy({ key });
+    for (const key of keys) this.#mergeBy({ key });
   }
 
-  /** Merges records by this rule, too, from now on. */
-  mergeBy(rule: RecordRule): void {
+  // Merges records by this rule, too, from now on.
+  #mergeBy(rule: RecordRule): void {
     const name = nameOf(rule);
     if (this.#rules.has(name)) return;
     this.#rules.set(name, rule);
@@ -76,6 +76,7 @@ export class Cache {
 
   /** The records of all channels that a pattern matches, merged by a rule. */
   records(pattern: string, rule: RecordRule): Map<string, any> {
+    this.#mergeBy(rule);
     const key = nameOf(rule);
     const all = new Map<string, any>();
     for (const [channel, kept] of this.#kept) {

@@ -1,4 +1,4 @@
-import { OutcomeUnknown, RequestRefused, type TickgateError } from "./errors.js";
+import { CommandRefused, OutcomeUnknown, RequestRefused, type TickgateError } from "./errors.js";
 import type { Host } from "./host.js";
 import { utf8Length } from "./pattern.js";
 import { refusal, type Outcome, type Requests } from "./requests.js";
@@ -22,18 +22,38 @@ export class Calls {
   readonly #host: Host;
   readonly #requests: Requests;
   readonly #maxBytes: number;
+  readonly #state: () => State;
+  readonly #made: () => void;
 
-  constructor(host: Host, requests: Requests, maxBytes: number) {
+  /** `state` tells that of the connection. `made` is called when a request waits to be sent. */
+  constructor(host: Host, requests: Requests, maxBytes: number, state: () => State, made: () => void) {
     this.#host = host;
     this.#requests = requests;
     this.#maxBytes = maxBytes;
+    this.#state = state;
+    this.#made = made;
   }
 
-  /**
-   * Makes a request, or refuses it at once. Returns how to abort it. `hasEffect`: without an answer, the outcome is
-   * unknown. `state`: that of the connection.
-   */
-  make(kind: string, body: any, timeout: number, { resolve, reject }: Answerer, Refused: typeof RequestRefused, hasEffect: boolean, state: State): () => void {
+  /** Sends a command, once or not at all. Returns how to abort it. */
+  command(action: string, params: unknown, timeout: number, answerer: Answerer, key?: string, traceparent?: string): () => void {
+    return this.#make("c", { type: "command", action, params, key, traceparent }, timeout, answerer, CommandRefused, true);
+  }
+
+  commandStatus(key: string, timeout: number, answerer: Answerer): void {
+    this.#make("k", { type: "command_status", key }, timeout, answerer, RequestRefused, false);
+  }
+
+  publish(channel: string, event: string, data: unknown, timeout: number, answerer: Answerer): void {
+    this.#make("p", { type: "publish", channel, event, data }, timeout, answerer, RequestRefused, true);
+  }
+
+  history(channel: string, options: object, timeout: number, answerer: Answerer): void {
+    this.#make("h", { type: "history", channel, ...options }, timeout, answerer, RequestRefused, false);
+  }
+
+  // Makes a request, or refuses it at once. Returns how to abort it. `hasEffect`: without an answer, the outcome is unknown.
+  #make(kind: string, body: any, timeout: number, { resolve, reject }: Answerer, Refused: typeof RequestRefused, hasEffect: boolean): () => void {
+    const state = this.#state();
     const refuse = (code: string, text: string): (() => void) => {
       reject(new Refused(code, `${text}; nothing was sent`));
       return () => {};
@@ -69,6 +89,7 @@ export class Calls {
       this.#requests.answer(id, { error: { code: "MESSAGE_TOO_LARGE", message: `the message has ${size} bytes; the limit is ${this.#maxBytes}; nothing was sent` } });
       return () => {};
     }
+    this.#made();
     return () => this.#requests.abort(id);
   }
 }

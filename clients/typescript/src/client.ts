@@ -118,9 +118,9 @@ export class Client {
   }
 
   /**
-   * Connects, and stays connected until {@link close} or a final refusal. Resolves when the connection is live for the
-   * first time. While the client waits for its next try, it tries now. Rejects when it is closed before, with the code and reason of that, or when `signal` aborts; a signal that
-   * aborts while nobody else waits closes the client.
+   * Connects, and stays connected until {@link close} or a final refusal. While the client waits for its next try, it tries
+   * now. Resolves when the connection is live. Rejects when the client is closed before, with the code and reason of that, or
+   * when `signal` aborts; a signal that aborts while nobody else waits closes the client.
    */
   connect({ signal }: { signal?: AbortSignal } = {}): Promise<void> {
     if (signal?.aborted) return Promise.reject(signal.reason);
@@ -175,7 +175,7 @@ export class Client {
         signal?.removeEventListener("abort", abort);
         settle(value);
       };
-      abort = this.#core.command(action, params ?? null, timeout, { resolve: settled(({ data }) => resolve(data)), reject: settled(reject) }, key, traceparent);
+      abort = this.#core.calls.command(action, params ?? null, timeout, { resolve: settled(({ data }) => resolve(data)), reject: settled(reject) }, key, traceparent);
       signal?.addEventListener("abort", abort);
     });
   }
@@ -188,7 +188,7 @@ export class Client {
    */
   commandStatus<R = any>(key: string, { timeout = 30_000 }: { timeout?: number } = {}): Promise<CommandStatus<R>> {
     return new Promise((resolve, reject) => {
-      this.#core.commandStatus(key, timeout, { resolve: ({ data }: any) => resolve(data), reject });
+      this.#core.calls.commandStatus(key, timeout, { resolve: ({ data }: any) => resolve(data), reject });
     });
   }
 
@@ -200,7 +200,7 @@ export class Client {
   publish(channel: string, event: string, data: unknown, { timeout = 30_000 }: { timeout?: number } = {}): Promise<Published> {
     return new Promise((resolve, reject) => {
       const answered = ({ data: at }: any): void => resolve({ epoch: at?.epoch, offset: numeric(at?.offset) });
-      this.#core.publish(channel, event, data, timeout, { resolve: answered, reject });
+      this.#core.calls.publish(channel, event, data, timeout, { resolve: answered, reject });
     });
   }
 
@@ -221,7 +221,7 @@ export class Client {
         offset: numeric(data.offset),
         more: data.more === true,
       });
-      this.#core.history(channel, options, timeout, { resolve: answered, reject });
+      this.#core.calls.history(channel, options, timeout, { resolve: answered, reject });
     });
   }
 

@@ -1,21 +1,19 @@
 import { adviceOf, backOff, slowBackOff } from "./advice.js";
-import type { Book } from "./book.js";
 import { Bucket } from "./bucket.js";
 import { Cache } from "./cache.js";
-import { Calls, type Answerer } from "./calls.js";
+import { Calls } from "./calls.js";
 import { Clock } from "./clock.js";
 import { Credentials } from "./credentials.js";
-import { CommandRefused, RequestRefused, TickgateError, TokenRefused } from "./errors.js";
+import { RequestRefused, TickgateError, TokenRefused } from "./errors.js";
 import { Feed } from "./feed.js";
 import { Heartbeat, LATE_MS } from "./heartbeat.js";
 import type { Host, Saved, Settings } from "./host.js";
 import { isPattern } from "./pattern.js";
 import { Positions } from "./positions.js";
-import type { RecordRule } from "./records.js";
 import { Registry } from "./registry.js";
 import { Requests, refusal } from "./requests.js";
 import { Subscription, checkRate, type Owner, type SubscribeOptions } from "./subscription.js";
-import type { State, Stats, TickEvent } from "./types.js";
+import type { State, Stats } from "./types.js";
 
 // `token`: a token is asked for; `restoring`: saved positions are read.
 type Phase = "idle" | "token" | "opening" | "auth" | "restoring" | "open" | "waiting" | "closed";
@@ -30,11 +28,12 @@ const STABLE_MS = 10_000;
 export class Core implements Owner {
   readonly #host: Host;
   readonly #settings: Settings;
-  readonly #cache: Cache;
+  readonly cache: Cache;
   readonly #positions = new Positions();
   readonly #registry: Registry;
   readonly #requests = new Requests();
-  readonly #calls: Calls;
+  /** The requests of the application. */
+  readonly calls: Calls;
   readonly #bucket: Bucket;
   readonly #heartbeat: Heartbeat;
   readonly #credentials: Credentials;
@@ -60,12 +59,15 @@ export class Core implements Owner {
   constructor(host: Host, settings: Settings) {
     this.#host = host;
     this.#settings = settings;
-    this.#cache = new Cache(settings.cacheChannels, settings.recordKeys);
-    this.#registry = new Registry(this.#positions, this.#cache, settings.maxPatterns, settings.maxMessageBytes);
-    this.#calls = new Calls(host, this.#requests, settings.maxMessageBytes);
+    this.cache = new Cache(settings.cacheChannels, settings.recordKeys);
+    this.#registry = new Registry(this.#positions, this.cache, settings.maxPatterns, settings.maxMessageBytes);
+    this.calls = new Calls(host, this.#requests, settings.maxMessageBytes, () => this.state, () => {
+      this.#drain();
+      this.#schedule();
+    });
     this.#clock = new Clock(host);
     const connection = (): number => (this.#phase === "open" ? this.#connections : 0);
-    this.#feed = new Feed(host, connection, this.#registry, this.#positions, this.#cache, this.#requests, this.#clock);
+    this.#feed = new Feed(host, connection, this.#registry, this.#positions, this.cache, this.#requests, this.#clock);
     this.#bucket = new Bucket(settings.messagesPerSecond);
     this.#heartbeat = new Heartbeat(settings.pingInterval, settings.pongTimeout);
     this.#credentials = new Credentials(host, settings.canAsk, settings.token);
@@ -144,36 +146,6 @@ export class Core implements Owner {
     handle.end(undefined, new TickgateError("UNSUBSCRIBED", `"${handle.pattern}" was given back before it was confirmed`));
     this.#host.dirty();
     this.#host.soon();
-  }
-
-  /** Sends a command, once or not at all. Returns how to abort it. */
-  command(action: string, params: unknown, timeout: number, answerer: Answerer, key?: string, traceparent?: string): () => void {
-    return this.#request("c", { type: "command", action, params, key, traceparent }, timeout, answerer, CommandRefused, true);
-  }
-
-  commandStatus(key: string, timeout: number, answerer: Answerer): void {
-    this.#request("k", { type: "command_status", key }, timeout, answerer, RequestRefused, false);
-  }
-
-  publish(channel: string, event: string, data: unknown, timeout: number, answerer: Answerer): void {
-    this.#request("p", { type: "publish", channel, event, data }, timeout, answerer, RequestRefused, true);
-  }
-
-  history(channel: string, options: object, timeout: number, answerer: Answerer): void {
-    this.#request("h", { type: "history", channel, ...options }, timeout, answerer, RequestRefused, false);
-  }
-
-  last(channel: string): TickEvent<any> | undefined {
-    return this.#cache.last(channel);
-  }
-
-  book(channel: string): Book | undefined {
-    return this.#cache.book(channel);
-  }
-
-  records(pattern: string, rule: RecordRule): Map<string, any> {
-    this.#cache.mergeBy(rule);
-    return this.#cache.records(pattern, rule);
   }
 
   release(handle: Subscription<any>): void {
@@ -434,7 +406,7 @@ export class Core implements Owner {
     this.#timer = Infinity;
     this.#liveSince = now;
     this.#connections += 1;
-    this.#cache.evicted = false;
+    this.cache.evicted = false;
     this.#heartbeat.start(now);
     this.#changed();
     this.turn();
@@ -487,14 +459,7 @@ export class Core implements Owner {
     this.#changed(undefined, isStalled ? "the gateway has not answered a ping" : "");
   }
 
-  // -- Requests -----------------------------------------------------------------------------------------------------
-
-  #request(kind: string, body: object, timeout: number, answerer: Answerer, Refused: typeof RequestRefused, hasEffect: boolean): () => void {
-    const abort = this.#calls.make(kind, body, timeout, answerer, Refused, hasEffect, this.state);
-    this.#drain();
-    this.#schedule();
-    return abort;
-  }
+  // -- Sending ------------------------------------------------------------------------------------------------------
 
   // Sends what the limit permits.
   #drain(): void {

@@ -1,5 +1,5 @@
 import type { Book } from "./book.js";
-import { isDeletion, type Records } from "./cache.js";
+import { isDeletion, type Cache, type Records } from "./cache.js";
 import { Emitter } from "./emitter.js";
 import { RequestRefused, type TickgateError } from "./errors.js";
 import { EventBuffer, type BufferOptions } from "./iterate.js";
@@ -34,11 +34,9 @@ export interface Silence {
 
 /** What a subscription needs of its client. */
 export interface Owner {
-  last(channel: string): TickEvent<any> | undefined;
-  book(channel: string): Book | undefined;
+  readonly cache: Cache;
   /** The rate of a subscription has changed. */
   paced(): void;
-  records(pattern: string, rule: RecordRule): Map<string, any>;
   leave(handle: Subscription<any>): void;
   /** Calls the handle's `release` a little later. */
   release(handle: Subscription<any>): void;
@@ -134,7 +132,7 @@ export class Subscription<T = unknown> {
 
   /** The newest event of a channel that the pattern matches, if it is in the client's cache. */
   last(channel: string): TickEvent<T> | undefined {
-    return matches(this.pattern, channel) ? this.#owner.last(channel) : undefined;
+    return matches(this.pattern, channel) ? this.#owner.cache.last(channel) : undefined;
   }
 
   /**
@@ -147,7 +145,7 @@ export class Subscription<T = unknown> {
     const rule = { key, deleted: options.deleted };
     const name = nameOf(rule);
     let view = this.#views.get(name);
-    if (!view) this.#views.set(name, (view = { rule, records: this.#owner.records(this.pattern, rule) }));
+    if (!view) this.#views.set(name, (view = { rule, records: this.#owner.cache.records(this.pattern, rule) }));
     return view.records;
   }
 
@@ -156,7 +154,7 @@ export class Subscription<T = unknown> {
    * up to date, and is the same object until the channel is deleted or leaves the cache.
    */
   book(channel: string): Book | undefined {
-    return matches(this.pattern, channel) ? this.#owner.book(channel) : undefined;
+    return matches(this.pattern, channel) ? this.#owner.cache.book(channel) : undefined;
   }
 
   /**
@@ -198,7 +196,7 @@ export class Subscription<T = unknown> {
   #refresh(event: TickEvent<any>, rule: RecordRule, view: Map<string, any>): void {
     if (event.isSnapshot || isDeletion(event)) {
       // Records that are gone go from the view; those of other channels stay.
-      const all = this.#owner.records(this.pattern, rule);
+      const all = this.#owner.cache.records(this.pattern, rule);
       for (const name of view.keys()) if (!all.has(name)) view.delete(name);
     }
     merge(view, event.data, rule);

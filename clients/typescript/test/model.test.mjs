@@ -84,7 +84,7 @@ async function run(seed, fault) {
     () => {
       const command = { id: commands.length };
       commands.push(command);
-      core.command('grid.start', command.id, 5000, { resolve: () => { command.end = 'done'; }, reject: (error) => { command.end = error; } });
+      core.calls.command('grid.start', command.id, 5000, { resolve: () => { command.end = 'done'; }, reject: (error) => { command.end = error; } });
     },
     () => { if (random() < 0.5) { wanted = true; core.connect(); } },
     () => { if (random() < 0.15) { wanted = false; core.close(false); opensAllowed = host.opened; } },
