@@ -99,8 +99,8 @@ export class Feed {
     this.#cache.put(tick, this.#connection());
     const connection = this.#connection();
     for (const handle of handles) handle.deliver(tick);
-    // A listener may have given the pattern back, or the connection.
-    const isHeld = this.#connection() === connection && this.#registry.route(channel).length > 0;
+    // A listener may have given the pattern back. If it has ended the connection, the event comes again after the cursor.
+    const isHeld = this.#connection() === connection ? this.#registry.route(channel).length > 0 : this.#positions.covers(channel);
     if (offset === undefined || !isHeld) return;
     this.#positions.advance(channel, offset);
     this.#host.dirty();

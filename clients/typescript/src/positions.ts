@@ -23,7 +23,7 @@ export class Positions {
 
   /** The connection ended: channels without a cursor begin anew. */
   lost(): void {
-    for (const channel of this.#offsets.keys()) if (!this.#isCovered(channel)) this.#offsets.delete(channel);
+    for (const channel of this.#offsets.keys()) if (!this.covers(channel)) this.#offsets.delete(channel);
   }
 
   forget(): void {
@@ -45,7 +45,8 @@ export class Positions {
     if (this.#cursors.delete(pattern)) this.lost();
   }
 
-  #isCovered(channel: string): boolean {
+  /** Whether a pattern with a cursor matches. */
+  covers(channel: string): boolean {
     return [...this.#cursors.keys()].some((pattern) => matches(pattern, channel));
   }
 
@@ -82,7 +83,7 @@ export class Positions {
   }
 
   save(): Saved {
-    const offsets = Object.fromEntries([...this.#saved, ...this.#offsets].filter(([channel]) => this.#isCovered(channel)));
+    const offsets = Object.fromEntries([...this.#saved, ...this.#offsets].filter(([channel]) => this.covers(channel)));
     return { cursors: Object.fromEntries(this.#cursors), offsets };
   }
 

@@ -1,5 +1,5 @@
 // The client's core on virtual time, in seeded random orders: an application that subscribes, gives back, closes and
-// commands, while the network and the gateway fail. A failing run prints its seed; `TICKGATE_SEED` repeats it,
+// commands, also within its listeners, while the network and the gateway fail. A failing run prints its seed; `TICKGATE_SEED` repeats it,
 // `TICKGATE_SEEDS` runs more.
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -21,17 +21,24 @@ export const settings = {
 class Watcher {
   #next = new Map();
   #told = new Set();
-  #toldAll = false;
   isOver = false;
 
-  constructor(sub, fail) {
+  /** `meddle` is called within listeners, which may use the client. */
+  constructor(sub, fail, meddle) {
     this.sub = sub;
-    sub.on('event', (event) => this.#event(event, fail));
+    sub.on('event', (event) => {
+      this.#event(event, fail);
+      meddle();
+    });
     sub.on('gap', ({ channels, complete }) => {
       for (const channel of channels) this.#told.add(channel);
       if (!complete) this.#told = new Set(CHANNELS);
+      meddle();
     });
-    sub.on('end', () => { this.isOver = true; });
+    sub.on('end', () => {
+      this.isOver = true;
+      meddle();
+    });
   }
 
   #event({ channel, data, isSnapshot }, fail) {
@@ -68,26 +75,36 @@ async function run(seed, fault) {
   let wanted = false;
   let opensAllowed = 0;
   const pick = (list) => list[Math.floor(random() * list.length)];
-  const actions = [
-    () => watchers.size < 30 && watchers.add(new Watcher(core.subscribe(pick(PATTERNS), { maxRate: pick(RATES) }), (what) => failures.push(what))),
+  const watch = (pattern, options) => watchers.add(new Watcher(core.subscribe(pattern, options), (what) => failures.push(what), meddle));
+  const leave = (watcher) => {
+    watchers.delete(watcher);
+    watcher?.sub.unsubscribe();
+    return watcher;
+  };
+  const command = () => {
+    const made = { id: commands.length };
+    commands.push(made);
+    core.calls.command('grid.start', made.id, 5000, { resolve: () => { made.end = 'done'; }, reject: (error) => { made.end = error; } });
+  };
+  const connect = () => { wanted = true; core.connect(); };
+  const close = () => { wanted = false; core.close(false); opensAllowed = host.opened; };
+  const uses = [
+    () => watchers.size < 30 && watch(pick(PATTERNS), { maxRate: pick(RATES) }),
     () => pick([...watchers])?.sub.setRate(pick(RATES)),
-    () => { const watcher = pick([...watchers]); if (watcher) { watchers.delete(watcher); watcher.sub.unsubscribe(); } },
-    () => { // Given back and taken again in one go, as pages do.
-      const watcher = pick([...watchers]);
-      if (!watcher) return;
-      watcher.sub.unsubscribe();
-      watchers.delete(watcher);
-      watchers.add(new Watcher(core.subscribe(watcher.sub.pattern), (what) => failures.push(what)));
-    },
+    () => leave(pick([...watchers])),
+    // Given back and taken again in one go, as pages do.
+    () => { const { sub } = leave(pick([...watchers])) ?? {}; if (sub) watch(sub.pattern); },
+    command,
+  ];
+  const meddle = () => {
+    if (!isCalm && random() < 0.03) pick([...uses, () => { close(); if (random() < 0.8) connect(); }])();
+  };
+  const actions = [
+    ...uses,
     () => gateway.publish(pick(CHANNELS)), () => gateway.publish(pick(CHANNELS)), () => gateway.publish(pick(CHANNELS)),
     () => { for (let n = 0; n < 30; n++) gateway.publish('h.a.x'); },
-    () => {
-      const command = { id: commands.length };
-      commands.push(command);
-      core.calls.command('grid.start', command.id, 5000, { resolve: () => { command.end = 'done'; }, reject: (error) => { command.end = error; } });
-    },
-    () => { if (random() < 0.5) { wanted = true; core.connect(); } },
-    () => { if (random() < 0.15) { wanted = false; core.close(false); opensAllowed = host.opened; } },
+    () => { if (random() < 0.5) connect(); },
+    () => { if (random() < 0.15) close(); },
     () => { if (random() < 0.5) host.socket?.fail(random() < 0.3); },
     () => { if (random() < 0.1) gateway.restart(); },
     () => { if (random() < 0.2) pick([...gateway.sessions])?.close(pick([1012, 1011, 4008, 4009, 4001, 4029]), 'a close'); },
@@ -105,7 +122,7 @@ async function run(seed, fault) {
     check();
   }
   // Everything calms down. Then the client is live, the gateway has what is wanted, and each newest event has arrived.
-  host.isOnline = isCalm = wanted = true;
+  host.isOnline = host.isPunctual = isCalm = wanted = true;
   if (core.state === 'closed' && host.changes.at(-1).final) core.setToken(`u${users}-good`);
   core.connect();
   await clock.runTo(clock.now + 300_000);

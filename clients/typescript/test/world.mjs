@@ -175,6 +175,7 @@ export class VirtualHost {
   errors = [];
   questions = 0;
   isOnline = true;
+  isPunctual = false;
   #wake = () => {};
   #socket;
 
@@ -194,7 +195,7 @@ export class VirtualHost {
   wake(at) {
     this.#wake();
     // Sometimes a timer is late, as in a background tab.
-    const late = this.random() < 0.01 ? this.random() * 60_000 : 0;
+    const late = !this.isPunctual && this.random() < 0.01 ? this.random() * 60_000 : 0;
     if (at !== Infinity) this.#wake = this.clock.at(at + late, () => this.core.woke());
   }
 
