@@ -203,7 +203,8 @@ export class Registry {
     if (!data.recovered) {
       // Channels that another pattern covers already bring no last value from the gateway.
       for (const { pattern, handles } of entries) {
-        for (const handle of handles) {
+        // A listener may subscribe once more; that subscriber is welcomed by itself.
+        for (const handle of [...handles]) {
           // A subscriber from before a change of users begins anew.
           if (handle.isReady) handle.gap("unrecovered", [], false);
           this.welcome(handle, pattern, connection);
@@ -216,7 +217,7 @@ export class Registry {
   #tellGaps(entries: Entry[], missing: string[], isComplete: boolean, before: string[]): void {
     // Other patterns have these channels in common, and come back with another rate.
     for (const entry of this.#entries.values()) {
-      if (!entries.includes(entry)) for (const handle of entry.handles) if (handle.isReady) handle.gap("unrecovered", missing, true);
+      if (!entries.includes(entry)) for (const handle of [...entry.handles]) if (handle.isReady) handle.gap("unrecovered", missing, true);
     }
     for (const { pattern, handles } of entries) {
       // Nothing is kept of these, so the break itself lost what was published meanwhile.
@@ -226,7 +227,7 @@ export class Registry {
       const channels = [...new Set([...missing, ...unkept])];
       // The gateway has sent what these channels missed already, when this subscriber was not there.
       const isLate = before.some((other) => intersects(other, pattern));
-      for (const handle of handles) {
+      for (const handle of [...handles]) {
         handle.gap(isComplete ? "unrecovered" : "epoch", channels, isComplete && (handle.isReady || !isLate));
       }
     }

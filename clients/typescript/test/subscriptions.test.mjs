@@ -208,6 +208,25 @@ test('a cache that had to make room tells late subscribers', () => {
   assert.deepEqual([events, gaps], [[[1, true], [2, true]], [{ reason: 'dropped', channels: ['a.*'], complete: false }]]);
 });
 
+test('a listener may subscribe to its own pattern; everybody gets the snapshots once', () => {
+  const self = rig();
+  self.core.subscribe('a.*');
+  self.core.connect();
+  self.live();
+  self.gets({ type: 'event', channel: 'a.x', event: 'e', data: 1 });
+  const [first, second] = [[], []];
+  const narrow = self.core.subscribe('a.x');
+  narrow.on('event', ({ data }) => {
+    first.push(data);
+    if (first.length === 1) self.core.subscribe('a.x').on('event', ({ data: its }) => second.push(its));
+  });
+  self.soon();
+  self.confirm();
+  assert.deepEqual([first, second], [[1], [1]]);
+  self.gets({ type: 'event', channel: 'a.x', event: 'e', data: 2 });
+  assert.deepEqual([first, second], [[1, 2], [1, 2]]);
+});
+
 test('more than 32 dropped channels, and a listener that comes too late, are told as incomplete gaps', () => {
   const self = rig();
   const sub = self.core.subscribe('a.*');
