@@ -202,6 +202,8 @@ export class Core implements Owner {
   }
 
   ended(code: number, reason: string): void {
+    // The application may have closed the client since a socket could not be made.
+    if (["idle", "token", "waiting", "closed"].includes(this.#phase)) return;
     const advice = adviceOf(code);
     const lived = this.#phase === "open" && this.#host.now() - this.#liveSince >= STABLE_MS;
     if (lived) this.#failures = 0;

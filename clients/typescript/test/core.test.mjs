@@ -75,6 +75,20 @@ test('final codes close the client; what is subscribed waits for the next connec
   assert.ok('value' in await self.settled(sub.ready));
 });
 
+test('a socket that cannot be made is tried again, and not if the client was closed meanwhile', () => {
+  const self = rig();
+  self.core.connect();
+  self.core.ended(1006, 'SecurityError');
+  assert.equal(self.core.state, 'waiting');
+  self.pass(1000);
+  assert.equal(self.opens, 2);
+  self.core.close(false);
+  // The host tells of the failure a little later than it happened.
+  self.core.ended(1006, 'SecurityError');
+  self.pass(1e6);
+  assert.deepEqual([self.core.state, self.opens], ['closed', 2]);
+});
+
 test('a half-open connection: a ping, stalled, then replaced; an answer in time makes it live again', () => {
   const self = rig();
   self.core.connect();
