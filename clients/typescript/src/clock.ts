@@ -6,7 +6,7 @@ export class Clock {
   // The gateway's clock minus this machine's.
   #offset = 0;
   #sent: { id: string; at: number } | undefined;
-  /** The last round trip, in milliseconds. */
+  /** The last round trip, in milliseconds; `undefined` before the first answer. */
   roundTripMs: number | undefined;
 
   constructor(host: Host) {
@@ -20,9 +20,13 @@ export class Clock {
     this.#host.send(this.#host.stringify({ type: "ping", id: this.#sent.id }));
   }
 
-  pong({ id, timestamp }: { id?: unknown; timestamp?: unknown }): void {
-    if (this.#sent?.id !== String(id)) return;
-    this.roundTripMs = this.#host.now() - this.#sent.at;
+  pong(message: { id?: unknown; timestamp?: unknown }): void {
+    if (this.#sent?.id === String(message.id)) this.answered(this.#sent.at, message);
+  }
+
+  /** Something that was sent at this time is answered. */
+  answered(at: number, { timestamp }: { timestamp?: unknown }): void {
+    this.roundTripMs = this.#host.now() - at;
     this.#offset = Number(timestamp) + this.roundTripMs / 2 - this.#host.wallNow();
   }
 

@@ -340,16 +340,21 @@ export class Core implements Owner {
 
   #authenticate(): void {
     const { token } = this.#credentials;
+    const at = this.#host.now();
     this.#requests.add("a", (id) => this.#host.stringify({ type: "auth", token, id }), Infinity, (outcome) => {
-      if (outcome.type === "answer") this.#authResult(outcome.message, token);
+      if (outcome.type !== "answer") return;
+      this.#clock.answered(at, outcome.message);
+      this.#authResult(outcome.message, token);
     });
     this.#drain();
   }
 
   // Without a token the gateway says nothing by itself. Where it requires one, it refuses this.
   #askWhoIAm(): void {
+    const at = this.#host.now();
     this.#requests.add("i", (id) => this.#host.stringify({ type: "get_status", id }), Infinity, (outcome) => {
       if (outcome.type !== "answer" || this.#phase !== "auth") return;
+      this.#clock.answered(at, outcome.message);
       const error = refusal(outcome.message);
       if (error) this.#close(error.code, "the gateway requires a token", true);
       else this.#identified(outcome.message.user ?? "");

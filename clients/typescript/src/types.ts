@@ -159,7 +159,7 @@ export interface Published {
 
 /** Figures of a client since it was created. */
 export interface Stats {
-  /** The last round trip of a ping, in milliseconds. */
+  /** The last round trip, of a token or a ping, in milliseconds. */
   roundTripMs: number | undefined;
   /** The age of the newest live event when it arrived, in milliseconds, corrected by the difference of the clocks. */
   lagMs: number | undefined;

@@ -89,6 +89,20 @@ test('a socket that cannot be made is tried again, and not if the client was clo
   assert.deepEqual([self.core.state, self.opens], ['closed', 2]);
 });
 
+test('the round trip and the age of events are known from the first answer on, whatever the clocks say', () => {
+  const self = rig();
+  self.core.subscribe('a.*');
+  self.core.connect();
+  self.core.opened();
+  self.pass(80);
+  // The gateway's clock is an hour ahead, and its answer was 40 ms on its way.
+  const ahead = 3_600_000 + 1e12;
+  self.gets({ type: 'auth_result', id: self.last('auth').id, success: true, timestamp: self.now - 40 + ahead, data: { user: 'u1' } });
+  self.confirm();
+  self.gets({ type: 'event', channel: 'a.x', event: 'e', data: 1, timestamp: self.now - 7 + ahead });
+  assert.deepEqual([self.core.stats.roundTripMs, self.core.stats.lagMs], [80, 7]);
+});
+
 test('a half-open connection: a ping, stalled, then replaced; an answer in time makes it live again', () => {
   const self = rig();
   self.core.connect();
