@@ -4,6 +4,7 @@
  * @packageDocumentation
  */
 import { createClient, type Client } from "./client.js";
+import { CommandRefused } from "./errors.js";
 import { matches } from "./pattern.js";
 import type { Subscription } from "./subscription.js";
 import type { ClientOptions, TickEvent } from "./types.js";
@@ -63,9 +64,9 @@ export class ZigQuantWebSocket {
     return () => void this.#handlers.delete(entry);
   }
 
-  /** Sends a command. Rejects with an error that has `code` and `message`. */
+  /** Sends a command, once or not at all. Rejects with an error that has `code` and `message`. */
   command<R = any>(action: string, params: unknown): Promise<R> {
-    if (!this.#client) return Promise.reject(new TypeError("call `connect` first"));
+    if (!this.#client) return Promise.reject(new CommandRefused("NOT_CONNECTED", "call `connect` first; nothing was sent"));
     return this.#client.command<R>(action, params);
   }
 

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import WebSocket from 'ws';
+import { CommandRefused } from '../dist/index.js';
 import { ZigQuantWebSocket } from '../dist/zigquant.js';
 import { atEnd, gateway, proxy, publish, token, until, within } from './support.mjs';
 
@@ -31,5 +32,5 @@ test('the six methods of ZigQuantWebSocket, over a broken connection', async (t)
   ws.unsubscribe(['grid.a.*', 'grid.*']);
   ws.disconnect();
   await until('no connection', async () => (await server.admin('GET', '/api/websocket/clients')).body.clients.length === 0);
-  await assert.rejects(ws.command('grid.start', {}), TypeError);
+  await assert.rejects(ws.command('grid.start', {}), (error) => error instanceof CommandRefused && error.code === 'NOT_CONNECTED');
 });
