@@ -3,7 +3,7 @@
  *
  * @packageDocumentation
  */
-import type { Client, Gap, Records, StateChange, TickEvent, TickgateError } from "@tickgate/client";
+import type { Client, Gap, RecordDelete, RecordKey, Records, StateChange, TickEvent, TickgateError } from "@tickgate/client";
 import { createContext, createElement, useCallback, useContext, useEffect, useMemo, useSyncExternalStore, type ReactElement, type ReactNode } from "react";
 import { LatestStore, RecordsStore, type Store, type View } from "./store.js";
 
@@ -55,13 +55,21 @@ export function useChannel<T = any>(pattern: string | null, { maxRate }: Channel
   return { ...status, event, data: event?.data };
 }
 
+/** How {@link useRecords} subscribes and merges. */
+export interface RecordsOptions extends ChannelOptions {
+  /** Which records are gone, as `record_delete` of the gateway says. */
+  deleted?: RecordDelete | undefined;
+}
+
 /**
- * Subscribes to a pattern while the component is mounted, and shows the records of its channels, merged by the field
- * `key`. The map is a new one after each change. `null`: no subscription.
+ * Subscribes to a pattern while the component is mounted, and shows the records of its channels, merged by the field `key`
+ * or by several. The map is a new one after each change. `null`: no subscription.
  */
-export function useRecords<R = any>(pattern: string | null, key = "code", { maxRate }: ChannelOptions = {}): ChannelStatus & { records: Records<R> } {
+export function useRecords<R = any>(pattern: string | null, key: RecordKey = "code", { maxRate, deleted }: RecordsOptions = {}): ChannelStatus & { records: Records<R> } {
   const client = useTickgate();
-  const store = useMemo(() => (pattern === null ? undefined : new RecordsStore(client, pattern, key)), [client, pattern, key]);
+  // A list of fields or a rule that is written in the component is another object each time.
+  const rule = JSON.stringify([key, deleted]);
+  const store = useMemo(() => (pattern === null ? undefined : new RecordsStore(client, pattern, key, deleted)), [client, pattern, rule]);
   const { value: records, ...status } = useView<Records<R>>(store, NO_RECORDS, maxRate);
   return { ...status, records };
 }

@@ -1,4 +1,4 @@
-import type { Client, Gap, Records, Subscription, TickEvent, TickgateError } from "@tickgate/client";
+import type { Client, Gap, RecordDelete, RecordKey, Records, Subscription, TickEvent, TickgateError } from "@tickgate/client";
 
 /** What a hook shows of a subscription. A new object for each change. */
 export interface View<V> {
@@ -42,8 +42,8 @@ export abstract class Store<V> {
     this.#view = { value: first, isReady: false, error: undefined, gap: undefined };
   }
 
-  /** The value to show after an event, the newest of its frame. */
-  protected abstract read(subscription: Subscription<any>, event: TickEvent<any>): V;
+  /** Returns what makes the value to show of a frame's newest event. It is called before the first event. */
+  protected abstract reader(subscription: Subscription<any>): (event: TickEvent<any>) => V;
 
   readonly getSnapshot = (): View<V> => this.#view;
 
@@ -57,10 +57,11 @@ export abstract class Store<V> {
   readonly subscribe = (notify: () => void): (() => void) => {
     const subscription = this.#client.subscribe(this.#pattern, { maxRate: this.#maxRate });
     this.#subscription = subscription;
+    const read = this.reader(subscription);
     let newest: TickEvent<any> | undefined;
     const apply = (): void => {
       this.#cancel = undefined;
-      if (newest) this.#changes.value = this.read(subscription, newest);
+      if (newest) this.#changes.value = read(newest);
       newest = undefined;
       this.#view = { ...this.#view, ...this.#changes };
       this.#changes = {};
@@ -78,7 +79,12 @@ export abstract class Store<V> {
       subscription.on("gap", (gap) => change({ gap })),
       subscription.on("end", (error) => error && change({ error })),
     ];
-    subscription.ready.then(() => change({ isReady: true }), () => {});
+    const awaitReady = (): void => void subscription.ready.then(
+      () => change({ isReady: true }),
+      // The client was closed first; the next `connect` asks again.
+      (error) => error.code === "CLOSED" && awaitReady(),
+    );
+    awaitReady();
     return () => {
       for (const remove of removers) remove();
       this.#cancel?.();
@@ -96,21 +102,25 @@ export class LatestStore extends Store<TickEvent<any> | undefined> {
     super(client, pattern, undefined);
   }
 
-  protected override read(_: Subscription<any>, event: TickEvent<any>): TickEvent<any> {
-    return event;
+  protected override reader(): (event: TickEvent<any>) => TickEvent<any> {
+    return (event) => event;
   }
 }
 
 /** Shows merged records, as a new map after each change. */
 export class RecordsStore extends Store<Records> {
-  readonly #key: string;
+  readonly #key: RecordKey;
+  readonly #deleted: RecordDelete | undefined;
 
-  constructor(client: Client, pattern: string, key: string) {
+  constructor(client: Client, pattern: string, key: RecordKey, deleted?: RecordDelete) {
     super(client, pattern, new Map());
     this.#key = key;
+    this.#deleted = deleted;
   }
 
-  protected override read(subscription: Subscription<any>): Records {
-    return new Map(subscription.records(this.#key));
+  protected override reader(subscription: Subscription<any>): () => Records {
+    // From here on the client merges by this key: an event that came before would count alone.
+    const records = subscription.records(this.#key, this.#deleted && { deleted: this.#deleted });
+    return () => new Map(records);
   }
 }
