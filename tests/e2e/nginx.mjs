@@ -16,8 +16,13 @@ export async function behindNginx(t, options = {}) {
   const where = directory(t);
   chmodSync(where, 0o755);
   const socket = join(where, 'public.sock');
-  const server = await gateway(t, { listen: JSON.stringify([`unix:${socket}`]), ...options });
-  chmodSync(socket, 0o666);
+  /** Starts a gateway, or the next one after its end. */
+  const startGateway = async () => {
+    const server = await gateway(t, { listen: JSON.stringify([`unix:${socket}`]), ...options });
+    chmodSync(socket, 0o666);
+    return server;
+  };
+  const server = await startGateway();
   const [port, internal] = await freePorts(2);
   const [certificate, key] = ['crt', 'key'].map((end) => join(where, `tls.${end}`));
   execFileSync('openssl', ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes',
@@ -64,5 +69,5 @@ export async function behindNginx(t, options = {}) {
     ['-sS', '--cacert', certificate, '-w', '\n%{http_code}', ...args, `https://localhost:${port}${path}`], { encoding: 'utf8' });
   const inside = (path, ...args) => execFileSync('curl',
     ['-sS', '-w', '\n%{http_code}', ...args, `http://127.0.0.1:${internal}${path}`], { encoding: 'utf8' });
-  return { server, nginx, url, tls, log, https, inside };
+  return { server, startGateway, nginx, url, tls, log, https, inside };
 }

@@ -1,30 +1,14 @@
 // The examples as users run them: pages in Chromium, through nginx, and a Node bot.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { cpSync, readFileSync, symlinkSync, mkdirSync } from 'node:fs';
+import { cpSync, symlinkSync, mkdirSync } from 'node:fs';
 import { createServer } from 'node:http';
-import { extname, join } from 'node:path';
+import { join } from 'node:path';
 import { test } from 'node:test';
 import { buildSync } from 'esbuild';
 import { Tab } from '../../../tests/e2e/browser.mjs';
 import { behindNginx } from '../../../tests/e2e/nginx.mjs';
-import { atEnd, directory, gateway, proxy, publish, root, start, token, until } from './support.mjs';
-
-const TYPES = { '.html': 'text/html', '.js': 'text/javascript' };
-
-/** Serves files of `clients/`, and texts by path. Returns the origin. */
-async function pages(t, texts = {}) {
-  const server = createServer((request, response) => {
-    const { pathname } = new URL(request.url, 'http://localhost');
-    const type = TYPES[extname(pathname)];
-    if (!type) return response.writeHead(404).end();
-    response.setHeader('content-type', type);
-    return response.end(texts[pathname] ?? readFileSync(join(root, 'clients', pathname)));
-  }).listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  atEnd(t, () => { server.closeAllConnections(); server.close(); });
-  return `http://localhost:${server.address().port}`;
-}
+import { atEnd, directory, gateway, pages, proxy, publish, root, start, token, until } from './support.mjs';
 
 const subscriptions = async (server) => {
   const { body } = await server.admin('GET', '/api/websocket/clients');

@@ -1,9 +1,12 @@
 // What the tests of the client share: a proxy that can break connections in every way, and a client of a test's gateway.
 import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
+import { createServer as createHttpServer } from 'node:http';
 import { connect, createServer } from 'node:net';
+import { extname, join } from 'node:path';
 import WebSocket from 'ws';
 import { createClient } from '../dist/index.js';
-import { atEnd, token, until, within } from '../../../tests/e2e/harness.mjs';
+import { atEnd, root, token, until, within } from '../../../tests/e2e/harness.mjs';
 
 export * from '../../../tests/e2e/harness.mjs';
 
@@ -44,6 +47,25 @@ export async function proxy(t, target) {
   self.url = `ws://127.0.0.1:${server.address().port}/ws`;
   atEnd(t, async () => { self.cut(); server.close(); await once(server, 'close'); });
   return self;
+}
+
+const TYPES = { '.html': 'text/html', '.js': 'text/javascript', '.txt': 'text/plain' };
+
+/** Serves files of `clients/`, and texts by path; a function makes a text, or fails with status 503. Returns the origin. */
+export async function pages(t, texts = {}) {
+  const answer = async (path) => {
+    const text = texts[path];
+    return typeof text === 'function' ? text() : text ?? readFileSync(join(root, 'clients', path));
+  };
+  const server = createHttpServer((request, response) => {
+    const { pathname } = new URL(request.url, 'http://localhost');
+    const type = TYPES[extname(pathname)];
+    if (!type) return response.writeHead(404).end();
+    return answer(pathname).then((text) => response.setHeader('content-type', type).end(text), () => response.writeHead(503).end());
+  }).listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  atEnd(t, () => { server.closeAllConnections(); server.close(); });
+  return `http://localhost:${server.address().port}`;
 }
 
 /** A client with a fresh token, closed at the test's end. States and errors are collected. */
