@@ -51,15 +51,16 @@ test('the plain page in Chromium comes back when the browser is online again', a
   assert.doesNotMatch(await tab.text('#log'), /reload/);
 });
 
-test('the React page under StrictMode: one subscription for a pattern, none for a redraw', async (t) => {
+// The newest release, and the oldest that the hooks support.
+for (const [version, folder] of [[19, 'clients/react'], [18, 'tests/e2e']]) test(`the React page under StrictMode, with React ${version}: one subscription for a pattern, none for a redraw`, async (t) => {
   const server = await gateway(t);
   await publish(server, 'market.BTC.price', { price: 1 });
   await publish(server, 'board.main.prices', [{ code: 'a', price: 1 }, { code: 'b', price: 2 }]);
   const { outputFiles } = buildSync({
     entryPoints: [join(root, 'clients/examples/react/main.jsx')], bundle: true, format: 'esm', write: false, jsx: 'automatic',
     define: { 'process.env.NODE_ENV': '"development"' }, // StrictMode acts in development only.
-    nodePaths: [join(root, 'clients/react/node_modules')],
-    alias: { '@tickgate/react': join(root, 'clients/react/dist/index.js'), '@tickgate/client': join(root, 'clients/typescript/dist/index.js') },
+    alias: { ...Object.fromEntries(['react', 'react-dom'].map((name) => [name, join(root, folder, 'node_modules', name)])),
+      '@tickgate/react': join(root, 'clients/react/dist/index.js'), '@tickgate/client': join(root, 'clients/typescript/dist/index.js') },
   });
   const html = '<!doctype html><link rel="icon" href="data:,"><div id="root"></div><script type="module" src="/main.js"></script>';
   const origin = await pages(t, { '/index.html': html, '/main.js': outputFiles[0].text });
