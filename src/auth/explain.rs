@@ -9,6 +9,9 @@ use tickgate_protocol::channel::{Channel, Pattern};
 const ADMIN: &str = "the role admin may do everything";
 const TENANT: &str = "it belongs to another tenant";
 
+/// A refusal names so many entries at most.
+const ENTRIES_SHOWN: usize = 20;
+
 /// `Ok`: allowed, by this rule. `Err`: refused, and why.
 pub type Explanation = Result<String, String>;
 
@@ -121,8 +124,16 @@ fn list(entries: &[Pattern]) -> String {
     if entries.is_empty() {
         return "it is empty".to_owned();
     }
-    let entries: Vec<_> = entries.iter().map(|entry| format!("`{entry}`")).collect();
-    entries.join(", ")
+    let shown: Vec<_> = entries
+        .iter()
+        .take(ENTRIES_SHOWN)
+        .map(|entry| format!("`{entry}`"))
+        .collect();
+    let more = match entries.len().saturating_sub(ENTRIES_SHOWN) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    shown.join(", ") + &more
 }
 
 #[cfg(test)]
@@ -177,6 +188,10 @@ mod tests {
             refused.expect_err("refused"),
             "no entry of `commands` matches it: it is empty"
         );
+        let many: Vec<_> = (0..23).map(|n| pattern(&format!("grid.{n}"))).collect();
+        let refused = identity(&many, false, false).explain_subscribe(&pattern("market.a"));
+        let refused = refused.expect_err("refused");
+        assert!(refused.ends_with("`grid.19` and 3 more"), "{refused}");
     }
 
     proptest! {

@@ -178,6 +178,8 @@ impl Session {
     ) {
         // It may have been one of them.
         self.take_parts();
+        let rate = context.settings.limits.messages_per_second;
+        out.explain(|| Some(format!("limits.messages_per_second is {rate}")));
         match context.settings.dialect.request_head(text, scratch) {
             Some(head) => {
                 let abuse = self.activity().refusals.count(context.now.mono_ms);

@@ -399,6 +399,8 @@ pub struct Outputs {
     pub bytes: Vec<u8>,
     /// How many messages were refused because they came too fast.
     pub refused_messages: u64,
+    /// By which rule or limit requests were refused, for a trace; `None` for a connection that nobody follows.
+    pub refusals: Option<Vec<String>>,
     /// How many clients got their sessions back.
     pub sessions_recovered: u64,
     /// How many clients came back and did not.

@@ -11,6 +11,7 @@ impl Outputs {
         self.list.clear();
         self.bytes.clear();
         self.refused_messages = 0;
+        self.refusals = None;
         self.sessions_recovered = 0;
         self.sessions_unrecovered = 0;
     }
@@ -50,6 +51,13 @@ impl Outputs {
             message,
         };
         self.reply(&reply, context);
+    }
+
+    /// Tells a trace by which rule or limit a request is refused.
+    pub(super) fn explain(&mut self, why: impl FnOnce() -> Option<String>) {
+        if let Some(refusals) = &mut self.refusals {
+            refusals.extend(why());
+        }
     }
 
     /// Queues the `response` to a command that the gateway itself refuses.

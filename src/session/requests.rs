@@ -33,6 +33,7 @@ impl Session {
         let is_duplicate = self.activity().in_flight().any(|(_, in_flight)| *in_flight == id);
         let is_forbidden = !is_duplicate && !identity.may_command(&action);
         let refusal = if is_forbidden {
+            out.explain(|| Some(format!("{action}: {}", identity.explain_command(&action).err()?)));
             let message = format!("action \"{action}\" is not allowed for this user");
             Some((ErrorCode::Forbidden, message))
         } else if key.is_some() && identity.user.is_none() {
@@ -99,6 +100,7 @@ impl Session {
         match self.activity().command_meter.take(rate, context.now.mono_ms) {
             Ok(()) => true,
             Err(wait_ms) => {
+                out.explain(|| Some(format!("limits.commands_per_second is {rate}")));
                 out.rate_limited_command(id, wait_ms, context);
                 false
             }
@@ -141,6 +143,7 @@ impl Session {
     ) {
         let Some(identity) = &self.identity else { return };
         if !identity.may_publish(&channel) {
+            out.explain(|| Some(format!("{channel}: {}", identity.explain_publish(&channel).err()?)));
             let message = format!("publishing to \"{channel}\" is not allowed for this user");
             return out.error(&request_ref, ErrorCode::Forbidden, &message, context);
         }
@@ -239,7 +242,9 @@ impl Session {
     ) {
         let Some(identity) = &self.identity else { return };
         // Reading a channel's history needs the same permission as subscribing.
-        if !identity.may_subscribe(&channel.clone().into()) {
+        let pattern = channel.clone().into();
+        if !identity.may_subscribe(&pattern) {
+            out.explain(|| Some(format!("{channel}: {}", identity.explain_subscribe(&pattern).err()?)));
             let message = format!("channel \"{channel}\" is not allowed for this user");
             return out.error(&request_ref, ErrorCode::Forbidden, &message, context);
         }

@@ -63,7 +63,10 @@ impl Session {
                 };
                 return self.reply_subscribed(&client_request, &outcome, context, out);
             }
-            Err((code, message)) => return out.error(&client_request.request_ref, code, &message, context),
+            Err((code, message)) => {
+                out.explain(|| self.why_not_subscribed(code, &client_request.patterns, context));
+                return out.error(&client_request.request_ref, code, &message, context);
+            }
         };
         if new.is_empty() {
             let Subscribe { patterns, max_rate, .. } = &client_request;
@@ -238,6 +241,21 @@ impl Session {
             new.push(pattern.clone());
         }
         Ok(new)
+    }
+
+    // The rule or the limit by which a `subscribe` is refused.
+    fn why_not_subscribed(&self, code: ErrorCode, patterns: &[Pattern], context: &Context<'_>) -> Option<String> {
+        let identity = self.identity.as_ref()?;
+        match code {
+            ErrorCode::Forbidden => patterns
+                .iter()
+                .find_map(|pattern| Some(format!("{pattern}: {}", identity.explain_subscribe(pattern).err()?))),
+            ErrorCode::SubscriptionLimit => Some(format!(
+                "limits.subscriptions is {}",
+                context.settings.limits.subscriptions
+            )),
+            _ => None,
+        }
     }
 
     pub(super) fn on_subscribed(

@@ -135,6 +135,14 @@ fn a_trace_shows_what_happens_to_a_user_and_is_audited() {
 
     client.send(r#"{"type":"subscribe","channels":["market.*"],"token":"very-secret","pin":1234}"#);
     while client.json()["type"] != "subscribed" {}
+    client.send(r#"{"type":"subscribe","channels":["user.u2.orders"]}"#);
+    client.send(r#"{"type":"publish","channel":"grid.a","event":"e"}"#);
+    client.send(r#"{"type":"command","id":"c","action":"system.stop","params":{}}"#);
+    let channels: Vec<_> = (0..51).map(|n| format!("grid.{n}")).collect();
+    client.send(&json!({"type": "subscribe", "channels": channels}).to_string());
+    for _ in 0..150 {
+        client.send(r#"{"type":"ping"}"#);
+    }
     gateway.publish(r#"{"channel":"grid.a","event":"filled","data":{"level":2}}"#);
     while client.json()["channel"] != "grid.a" {}
     // What happens to others is not shown.
@@ -161,6 +169,17 @@ fn a_trace_shows_what_happens_to_a_user_and_is_audited() {
             .unwrap_or_else(|| panic!("no {what} with {text}: {lines:#?}"))
             .clone()
     };
+    let mut refused = lines.iter().filter(|line| line["what"] == "refused");
+    for rule in [
+        "user.u2.orders: no entry of `channels` covers it: `grid.*`, ",
+        "grid.a: no entry of `publish` matches it: it is empty",
+        "system.stop: no entry of `commands` matches it: `grid.*`, ",
+        "limits.subscriptions is 50",
+        "limits.messages_per_second is 100",
+    ] {
+        let detail = refused.next().expect("a refusal")["detail"].as_str().expect("a rule");
+        assert!(detail.starts_with(rule), "{detail}, not {rule}");
+    }
     let asked = find("in", "market.*")["text"].as_str().expect("text").to_owned();
     assert!(!asked.contains("very-secret") && !asked.contains("1234"), "{asked}");
     assert_eq!(find("out", r#""level":2"#)["channel"], "grid.a");

@@ -110,6 +110,8 @@ test('an operator looks at a user and a channel, follows them, acts, and tries a
   await tab.until('the trace', "document.querySelector('ol.lines').textContent.includes('followed')");
   client.send({ type: 'get_status' });
   await tab.until('what the client sends', "document.querySelector('ol.lines').textContent.includes('get_status')");
+  client.send({ type: 'subscribe', channels: ['user.u2.orders'] });
+  await tab.until('the rule of a refusal', "document.querySelector('ol.lines li.refused')?.textContent.includes('no entry of `channels` covers it')");
   await look(tab, 'user');
 
   await tab.evaluate("location.hash = 'channel'");

@@ -221,8 +221,8 @@ impl ShardCore {
                 break;
             }
             if is_traced {
-                let message = self.sessions.take_traced();
-                self.trace_received(slot, &message, now);
+                let (message, refusals) = self.sessions.take_traced();
+                self.trace_received(slot, &message, &refusals, now);
             }
             self.carry_out(slot, now);
         }

@@ -64,9 +64,13 @@ impl Sessions {
         session.handle(input, &context, &mut self.scratch, &mut self.outputs);
     }
 
-    /// The message that [`Sessions::feed`] handed to a session that is traced; empty for a frame without text.
-    pub(super) fn take_traced(&mut self) -> Vec<u8> {
-        mem::take(&mut self.traced)
+    /// The message that [`Sessions::feed`] handed to a session that is traced, empty for a frame without text; and by which
+    /// rules or limits the session refused what it asks for.
+    pub(super) fn take_traced(&mut self) -> (Vec<u8>, Vec<String>) {
+        (
+            mem::take(&mut self.traced),
+            self.outputs.refusals.take().unwrap_or_default(),
+        )
     }
 
     /// Begins to decode the input of one read.
@@ -100,6 +104,7 @@ impl Sessions {
                 feed.is_new_message |= is_data;
                 if is_traced {
                     self.traced = text_of(&message).to_vec();
+                    self.outputs.refusals = Some(Vec::new());
                 }
                 Input::Frame(message)
             }

@@ -145,8 +145,8 @@ impl ShardCore {
         self.traces.tell(now, wants, line);
     }
 
-    /// A message came from a client that is followed.
-    pub(super) fn trace_received(&mut self, slot: u32, message: &[u8], now: Now) {
+    /// A message came from a client that is followed. `refusals` says by which rules or limits it was refused.
+    pub(super) fn trace_received(&mut self, slot: u32, message: &[u8], refusals: &[String], now: Now) {
         if message.is_empty() {
             return;
         }
@@ -155,6 +155,12 @@ impl ShardCore {
             line.bytes = Some(message.len() as u64);
             line.text = Some(Bytes::copy_from_slice(&message[..message.len().min(TEXT_MAX)]));
         });
+        for refusal in refusals {
+            self.trace_line(slot, now, |line| {
+                line.what = "refused";
+                line.detail = Some(refusal.as_str().into());
+            });
+        }
     }
 
     /// `bytes` of what waits for a client that is followed were written.

@@ -39,7 +39,7 @@ pub struct Trace {
 pub struct TraceLine {
     /// When, in Unix milliseconds.
     pub at_ms: u64,
-    /// What: `opened`, `in`, `out`, `delivered`, `subscribes`, `unsubscribes`, `publishes`, `ended`.
+    /// What: `followed`, `in`, `refused`, `out`, `delivered`, `subscribes`, `unsubscribes`, `publishes`, `ended`.
     pub what: &'static str,
     /// The connection's public name.
     pub client_id: Option<Box<str>>,
@@ -49,7 +49,7 @@ pub struct TraceLine {
     pub channel: Option<Box<str>>,
     /// The length of the message or event.
     pub bytes: Option<u64>,
-    /// The name of an event, or the close code.
+    /// The name of an event, the rule or limit of a refusal, or the close code.
     pub detail: Option<Box<str>>,
     /// The beginning of the message or of the event's `data`.
     pub text: Option<Bytes>,
@@ -59,7 +59,8 @@ impl TraceLine {
     /// The bytes for which the line counts.
     #[must_use]
     pub fn weight(&self) -> u64 {
-        let text = self.text.as_ref().map_or(0, Bytes::len) + self.channel.as_ref().map_or(0, |name| name.len());
-        (size_of::<Self>() + text) as u64
+        let text = self.text.as_ref().map_or(0, Bytes::len);
+        let names = [&self.channel, &self.detail].into_iter().flatten();
+        (size_of::<Self>() + text + names.map(|name| name.len()).sum::<usize>()) as u64
     }
 }
