@@ -21,6 +21,7 @@ export function ask(context: Context, what: string, method: "POST" | "DELETE", p
         dialog.close();
         context.tell(`Done: ${what}.`);
         done?.(answer);
+        context.refresh();
       } catch (error) {
         act.disabled = false;
         setText(told, error instanceof ApiError ? error.message : String(error));

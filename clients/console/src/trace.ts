@@ -12,9 +12,9 @@ export interface TraceLine {
   client_id?: string;
   user?: string;
   channel?: string;
+  detail?: string;
   bytes?: number;
   text?: string;
-  [more: string]: unknown;
 }
 
 interface Trace {
@@ -31,10 +31,9 @@ interface Page extends Trace {
 const LINES_MAX = 1000;
 
 /** One line of a trace, for people. */
-export function lineText({ at, what, client_id, user, channel, text, bytes, n, ...more }: TraceLine): string {
-  const rest = Object.entries(more).filter(([, value]) => value !== null).map(([name, value]) => `${name} ${String(value)}`);
-  const parts = [clock(at), what, channel, ...rest, bytes === undefined ? undefined : `${bytes} B`, text, client_id];
-  return parts.filter((part) => part !== undefined && part !== null && part !== "").join("  ");
+export function lineText({ at, what, client_id, channel, detail, bytes, text }: TraceLine): string {
+  const parts = [clock(at), what, channel, detail, bytes === undefined ? undefined : `${bytes} B`, text, client_id];
+  return parts.filter((part) => part !== undefined && part !== "").join("  ");
 }
 
 export function traceForm(context: Context, target: { user?: string; client_id?: string; channel?: string }): { element: HTMLElement; refresh: () => Promise<void>; close: () => void } {

@@ -13,6 +13,8 @@ export interface Context {
   argument: string;
   /** Shows a message for a while. */
   tell(text: string, tone?: "ok" | "bad"): void;
+  /** Reads the view again at once. */
+  refresh(): void;
 }
 
 /** A view that is open. */

@@ -160,7 +160,7 @@ function tailOf(channel: string, client: Context["live"]["client"]): { element: 
   subscription.on("end", (error) => lines.prepend(h("li", { class: "bad" }, error?.message ?? "ended")));
   return {
     element: h("div", {}, h("p", { class: "actions" }, pause), lines),
-    rate: () => `${number(count / Math.max(1, (Date.now() - began) / 1000))} events/s since you look`,
+    rate: () => `${number(count / Math.max(1, (Date.now() - began) / 1000))} events/s since this view was opened`,
     close: () => subscription.unsubscribe(),
   };
 }

@@ -115,7 +115,7 @@ export function open({ tenant }: Context): View {
     { title: "Code", text: ({ code }) => String(code) },
     { title: "Reason", text: ({ reason }) => reason, tone: () => "name" },
     { title: "Whose doing", text: (count) => count.blame, tone },
-    { title: "Clients should", text: ({ advice }) => advice.replaceAll("_", " ") },
+    { title: "Clients should", text: ({ advice }) => (advice === "stay" ? "stay away" : advice.replaceAll("_", " ")) },
     { title: "Count", numeric: true, text: ({ count }) => number(count) },
   ], ({ code }) => String(code), "no connection has ended yet");
   const refused = new Table<{ reason: string; count: number }>("Refused handshakes by reason, since the start", [

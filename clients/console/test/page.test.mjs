@@ -93,6 +93,16 @@ test('a rate is that between two looks, and a connection that is new has none', 
   assert.equal(rates.text('a'), '10 /s');
 });
 
+const { lineText } = await import(join(built, 'trace.js'));
+
+test('a line of a trace tells what happened to whom', () => {
+  const line = { n: 1, at: 0, user: 'u1', client_id: 'client_1' };
+  const text = (more) => lineText({ ...line, ...more }).split('  ').slice(1);
+  assert.deepEqual(text({ what: 'in', bytes: 2, text: '{}' }), ['in', '2 B', '{}', 'client_1']);
+  assert.deepEqual(text({ what: 'refused', detail: 'limits.subscriptions is 50' }), ['refused', 'limits.subscriptions is 50', 'client_1']);
+  assert.deepEqual(text({ what: 'delivered', channel: 'grid.a', detail: 'filled' }), ['delivered', 'grid.a', 'filled', 'client_1']);
+});
+
 const { freshness } = await import(join(built, 'view_fresh.js'));
 
 test('a gateway is fresh for three reports', () => {

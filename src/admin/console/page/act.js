@@ -16,6 +16,7 @@ export function ask(context, what, method, path, body = {}, done) {
                 dialog.close();
                 context.tell(`Done: ${what}.`);
                 done?.(answer);
+                context.refresh();
             }
             catch (error) {
                 act.disabled = false;

@@ -112,7 +112,7 @@ function start(session) {
         });
         setText(title, chosen.title);
         document.title = `${chosen.title} · ${session.node} · tickgate`;
-        view = chosen.open({ session, tenant, live, argument: decodeURIComponent(rest.join("/")), tell });
+        view = chosen.open({ session, tenant, live, argument: decodeURIComponent(rest.join("/")), tell, refresh: () => void refresh() });
         const isOfDefault = session.tenants.length > 0 && !tenant && ["user", "channel", "revoked", "develop"].includes(chosen.id);
         main.replaceChildren(title, isOfDefault ? h("p", { class: "about" }, "This view is about one tenant: the default one, until another is chosen on top.") : "", view.element);
         void refresh();

@@ -2,10 +2,9 @@ import { ApiError, get, post, remove } from "./api.js";
 import { h, section, setText } from "./dom.js";
 import { clock } from "./format.js";
 const LINES_MAX = 1000;
-export function lineText({ at, what, client_id, user, channel, text, bytes, n, ...more }) {
-    const rest = Object.entries(more).filter(([, value]) => value !== null).map(([name, value]) => `${name} ${String(value)}`);
-    const parts = [clock(at), what, channel, ...rest, bytes === undefined ? undefined : `${bytes} B`, text, client_id];
-    return parts.filter((part) => part !== undefined && part !== null && part !== "").join("  ");
+export function lineText({ at, what, client_id, channel, detail, bytes, text }) {
+    const parts = [clock(at), what, channel, detail, bytes === undefined ? undefined : `${bytes} B`, text, client_id];
+    return parts.filter((part) => part !== undefined && part !== "").join("  ");
 }
 export function traceForm(context, target) {
     const told = h("p", { class: "empty", role: "status" }, "A trace shows everything that happens, for a limited time and number of bytes. It is written into the audit trail.");
