@@ -69,6 +69,8 @@ export class Tab {
 
   /** Gives the page a size, and a preference for a dark or light theme. */
   async look({ width = 1280, height = 900, dark = false } = {}) {
+    // A scroll bar would take a part of the width, and a page that is a little too wide would not be found.
+    await this.send('Emulation.setScrollbarsHidden', { hidden: true });
     await this.send('Emulation.setDeviceMetricsOverride', { width, height, deviceScaleFactor: 1, mobile: width < 600 });
     // Without motion, since a colour in the middle of a transition says nothing about the contrast.
     await this.send('Emulation.setEmulatedMedia', {
