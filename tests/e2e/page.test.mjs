@@ -71,8 +71,11 @@ test('the page shows the market, the stocks, a running grid bot, the account and
   await tab.evaluate("document.querySelector('#stop').click()");
   await tab.until('the bot to stop', "document.querySelector('#stop').disabled && document.querySelector('#notice').textContent.startsWith('Stopped')");
 
-  // The kill switch changes for every user.
+  // The kill switch changes for every user, and stops a bot.
+  await tab.evaluate("document.querySelector('#start').click()");
+  await tab.until('another bot', "document.querySelector('#notice').textContent.endsWith('is running.')");
   await tab.evaluate("document.querySelector('#switch').click()");
+  await tab.until('the end of the bot', "document.querySelector('#notice').textContent === 'Stopped: kill switch.'");
   await tab.until('the kill switch', "document.querySelector('#switch').textContent === 'Release the kill switch'");
   assert.deepEqual(tab.problems, []);
 });

@@ -292,7 +292,10 @@ function bot(id: string, kind: string, event: string, data: any, timestamp: numb
   };
   const isDeal = event === "filled" || event === "executed";
   log($("stream"), `${time(timestamp)} ${kind} ${event} ${details[kind]?.() ?? ""}`, isDeal ? (data.side === "buy" ? "up" : "down") : "soft");
-  if (event === "stopped") stopped();
+  if (event === "stopped") {
+    stopped();
+    $("notice").textContent = `Stopped${data.reason ? `: ${data.reason}` : ""}.`;
+  }
 }
 
 /** Shows a bot that was started elsewhere. Its resting orders are in the history of their channel. */

@@ -109,7 +109,7 @@ impl Access {
 
   page           http://{page}/
   gateway        ws://{public}{path}
-  admin          http://{admin}
+  console        http://{admin}/  (sign in with the admin key)
   admin key      {admin_key}
   trader token   {trader_token}
   admin token    {admin_token}
@@ -145,6 +145,7 @@ mod tests {
         for part in [
             "http://127.0.0.1:8082/",
             "ws://127.0.0.1:8080/ws?token=trader-jwt",
+            "http://127.0.0.1:8081/ ",
             "admin-jwt",
             "Bearer the-key",
         ] {

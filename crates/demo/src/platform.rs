@@ -156,7 +156,7 @@ impl Platform {
         }
         if every(10) {
             let message = format!(
-                "{} grids, {} strategies, {} back-tests",
+                "grids: {}, strategies: {}, back-tests: {}",
                 self.grids.len(),
                 self.strategies.len(),
                 self.backtests.len()

@@ -277,8 +277,10 @@ function bot(id, kind, event, data, timestamp) {
     };
     const isDeal = event === "filled" || event === "executed";
     log($("stream"), `${time(timestamp)} ${kind} ${event} ${details[kind]?.() ?? ""}`, isDeal ? (data.side === "buy" ? "up" : "down") : "soft");
-    if (event === "stopped")
+    if (event === "stopped") {
         stopped();
+        $("notice").textContent = `Stopped${data.reason ? `: ${data.reason}` : ""}.`;
+    }
 }
 function adopt(id, now) {
     const near = [...quotes.entries()].sort(([, a], [, b]) => Math.abs(a.price / now - 1) - Math.abs(b.price / now - 1))[0];
