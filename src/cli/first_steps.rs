@@ -1,4 +1,4 @@
-//! The lines that `serve` prints when it made keys for the run: how to connect, subscribe and publish.
+//! The lines that `serve` prints when it made keys for the run: how to connect, subscribe, publish, and open the console.
 
 use std::borrow::Cow;
 
@@ -60,7 +60,8 @@ pub(super) fn commands(config: &Config, gateway: &Gateway, run_keys: &RunKeys) -
         lines += &format!(
             "\nPublish, in another terminal:\n  curl http://{address}/api/publish -H 'Authorization: Bearer {key}' \
              -H 'Content-Type: application/json' \
-             -d '{{\"channel\":\"{channel}\",\"event\":\"update\",\"data\":{DATA}}}'\n"
+             -d '{{\"channel\":\"{channel}\",\"event\":\"update\",\"data\":{DATA}}}'\n\n\
+             Look inside, with the admin key:\n  http://{address}/\n"
         );
     }
     Ok(lines + "\n")

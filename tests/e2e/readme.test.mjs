@@ -25,7 +25,7 @@ async function serve(t) {
   const server = start(t, directory(t), binary, ['serve'], { env });
   const printed = await until('the lines to paste', () => {
     const lines = server.out().split('\n').map((line) => line.trim());
-    const found = ['wscat ', 'curl '].map((program) => lines.find((line) => line.startsWith(program)));
+    const found = ['wscat ', 'curl ', 'http:'].map((program) => lines.find((line) => line.startsWith(program)));
     return found.every(Boolean) && found;
   });
   return { server, port, adminPort, printed };
@@ -33,13 +33,15 @@ async function serve(t) {
 
 test('the printed lines connect, subscribe and publish', async (t) => {
   const { server, port, adminPort, printed } = await serve(t);
-  const [wscat, curl] = printed;
+  const [wscat, curl, console] = printed;
   const listener = paste(t, wscat);
   await until('the subscription', () => listener.out().includes('"type":"subscribed"'));
   const published = paste(t, curl);
   assert.deepEqual(await published.ended, { code: 0, signal: null });
   assert.deepEqual(JSON.parse(published.out()), { published: 1 });
   await until('the event', () => listener.out().includes('"channel":"grid.abc.status"'));
+
+  assert.match(await (await fetch(console)).text(), /tickgate console/);
 
   // The README shows the printed lines with other keys.
   const readme = readFileSync(join(root, 'README.md'), 'utf8');
