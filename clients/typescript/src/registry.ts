@@ -101,8 +101,12 @@ export class Registry {
     return [...this.#entries.values()].flatMap((entry) => [...entry.handles]);
   }
 
-  /** A message told up to when the held patterns had everything. */
+  /**
+   * A message told up to when the held patterns had everything. Before the answer to a request it does not count: it was queued
+   * before the gateway read the request, and may cover events that come behind the answer.
+   */
   reached(cursor: string): void {
+    if (this.#asked || [...this.#entries.values()].some(({ status }) => status === "leaving")) return;
     this.#positions.reached(cursor, this.#held());
   }
 

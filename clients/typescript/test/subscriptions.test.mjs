@@ -137,6 +137,27 @@ test('a pattern comes back with the cursor of the time when it was held', () => 
   assert.deepEqual(events, [[9], [9]]);
 });
 
+test('a cursor that comes before the answer to a request does not count', () => {
+  const self = rig();
+  self.core.subscribe('a.*');
+  const other = self.core.subscribe('b.*');
+  self.core.connect();
+  self.live();
+  const cursors = () => self.core.saved().cursors;
+  other.unsubscribe();
+  self.soon();
+  self.gets({ type: 'ping', cursor: 'c2' });
+  assert.deepEqual(cursors(), { 'a.*': 'c1' });
+  self.gets({ type: 'unsubscribed', id: self.last('unsubscribe').id, data: { channels: ['b.*'] } });
+  self.core.subscribe('a.b.*');
+  self.soon();
+  self.gets({ type: 'ping', cursor: 'c3' });
+  assert.deepEqual(cursors(), { 'a.*': 'c1' });
+  self.confirm({}, 'c4');
+  self.gets({ type: 'ping', cursor: 'c5' });
+  assert.deepEqual(cursors(), { 'a.*': 'c5', 'a.b.*': 'c5' });
+});
+
 test('what was subscribed without a cursor since begins anew, and says so', () => {
   const self = rig();
   const sub = self.core.subscribe('a.*');
