@@ -17,21 +17,25 @@
 #                                                             a port as its argument and speaks the adapter `plain`
 # loadtest/measure.sh nginx [seconds, default 10]             nginx between the clients and the gateway, over TCP and over a
 #                                                             Unix socket, with small and large buffers: the CPU of both
+#
+# BIN=FOLDER loadtest/measure.sh …   uses the binaries in this folder instead of building those of the profile dist
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=target/measure
 mkdir -p "$out"
-cargo build --profile dist --bin tickgate
-cargo build --profile dist -p tickgate-loadtest --bins --examples
+if [ -z "${BIN:-}" ]; then
+  cargo build --profile dist --bin tickgate
+  cargo build --profile dist -p tickgate-loadtest --bins --examples
+fi
 
 source loadtest/servers.sh
-start_naive() { taskset -c 0 target/dist/examples/naive 127.0.0.1:18100 >/dev/null & server=$!; await 18100; }
+start_naive() { taskset -c 0 "$bin/examples/naive" 127.0.0.1:18100 >/dev/null & server=$!; await 18100; }
 # tool SCENARIO SERVER LABEL [more arguments]; with the gateway, each client is a user of its own.
 tool() {
   local scenario=$1 name=$2 label=$3; shift 3
   local where=(--url ws://127.0.0.1:18080 --secret-env TICKGATE_JWT_SECRET --publish-url http://127.0.0.1:18081)
   [ "$name" = naive ] && where=(--url ws://127.0.0.1:18100/ws --publish-url http://127.0.0.1:18100/api/publish)
-  taskset -c 1 target/dist/tickgate-loadtest "$scenario" "${where[@]}" --name "$name" --pid "$server" \
+  taskset -c 1 "$bin/tickgate-loadtest" "$scenario" "${where[@]}" --name "$name" --pid "$server" \
     --json "$out/$name-$label.json" --html "$out/$name-$label.html" "$@" | tee "$out/$name-$label.txt"
 }
 
@@ -61,7 +65,7 @@ market() {
   [ "$name" = uws ] && where=(--url ws://127.0.0.1:18100 --adapter plain)
   local report=$out/market-$name-$label.json
   rm -f "$report"
-  taskset -c 1 target/dist/tickgate-loadtest market "${where[@]}" --name "$name-$label" --pid "$server" --json "$report" \
+  taskset -c 1 "$bin/tickgate-loadtest" market "${where[@]}" --name "$name-$label" --pid "$server" --json "$report" \
     --html "${report%.json}.html" --seconds "$seconds" --connect-window 16 --publish-every-ms 2 "$@" >"${report%.json}.txt" || true
   stop
   if [ -e "$report" ]; then
@@ -128,7 +132,7 @@ if [ "${1:-}" = nginx ]; then
         label=${between%%:*}
         report=$out/nginx-$rate-$label-$buffer.json
         rm -f "$report"
-        taskset -c 1 target/dist/tickgate-loadtest fanout "${front[@]}" --secret-env TICKGATE_JWT_SECRET \
+        taskset -c 1 "$bin/tickgate-loadtest" fanout "${front[@]}" --secret-env TICKGATE_JWT_SECRET \
           --publish-url http://127.0.0.1:18081 --name "nginx-$label" --pid "$server" --clients 1000 --rate "$rate" \
           --seconds "$seconds" --json "$report" >"${report%.json}.txt" || true
         stop
@@ -158,7 +162,7 @@ if [ "${1:-}" = tenants ]; then
   as() {
     local key=${1^^}_KEY tenant=$1 report=$2; shift 2
     TICKGATE_ADMIN_KEY=${!key} nice -n "$([ "$tenant" = loud ] && echo 19 || echo 0)" taskset -c 1 \
-      target/dist/tickgate-loadtest fanout --url "ws://127.0.0.1:18080/$tenant" \
+      "$bin/tickgate-loadtest" fanout --url "ws://127.0.0.1:18080/$tenant" \
       --secret-env "${tenant^^}_SECRET" --publish-url http://127.0.0.1:18081 --name "$report" --json "$out/$report.json" "$@" > "$out/$report.txt"
   }
   seconds=${2:-30}
@@ -183,7 +187,7 @@ if [ "${1:-}" = shares ]; then
   tool fanout tickgate alone "${others[@]}" && mv "$out/tickgate-alone.json" "$out/shares-alone.json"
   # The core of the tools is the others' first, so that their clients are late because of the gateway only. The channels to
   # which this tool publishes are not theirs.
-  nice -n 19 taskset -c 1 target/dist/tickgate-loadtest churn --url ws://127.0.0.1:18080 --publish-url http://127.0.0.1:18081 \
+  nice -n 19 taskset -c 1 "$bin/tickgate-loadtest" churn --url ws://127.0.0.1:18080 --publish-url http://127.0.0.1:18081 \
     --adapter tickgate-market --pattern 'market.*' --clients 20 --others 1 --rate 1 --requests-per-second 400 --seconds $((seconds + 10)) \
     >"$out/shares-churn.txt" 2>&1 & churn=$!
   # They connect, read all values, and begin after half of their time.
@@ -241,7 +245,7 @@ for rate in 50 500 2000; do
     tool fanout "$name" "$rate" --clients 1000 --rate "$rate" --seconds "$seconds"
     stop
   done
-  [ "$rate" = 2000 ] || target/dist/tickgate-loadtest compare "$out/naive-$rate.json" "$out/tickgate-$rate.json" \
+  [ "$rate" = 2000 ] || "$bin/tickgate-loadtest" compare "$out/naive-$rate.json" "$out/tickgate-$rate.json" \
     --html "$out/compare-$rate.html" | tee "$out/compare-$rate.txt"
 done
 for name in naive tickgate; do

@@ -3,6 +3,8 @@
 TICKGATE_JWT_SECRET=$(head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n')
 TICKGATE_ADMIN_KEY=$(head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n')
 export TICKGATE_JWT_SECRET TICKGATE_ADMIN_KEY
+# The folder of the binaries.
+bin=${BIN:-target/dist}
 server=
 proxy=
 others=()
@@ -38,4 +40,4 @@ start_broker() {
 # broker_table KIND: the configuration of gateways that share it.
 broker_table() { printf '[broker]\nkind = "%s"\nurl = "%s://127.0.0.1:18422"\n' "$1" "$1"; }
 # start_tickgate [CONFIGURATION]
-start_tickgate() { taskset -c 0 target/dist/tickgate serve --config "${1:-loadtest/tickgate.toml}" & server=$!; await 18080; await 18081; }
+start_tickgate() { taskset -c 0 "$bin/tickgate" serve --config "${1:-loadtest/tickgate.toml}" & server=$!; await 18080; await 18081; }
