@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # The long checks, one after the other, and one page about them: a soak, fuzzing of all targets, the address sanitizer, the
-# long simulation, the model checkers, gateways over NATS and Redis, an upgrade, Miri, Autobahn, the packages, the monitoring, the
-# dependencies' advisories and a software bill of materials. A part that fails does not stop the others. The exit code is 1
-# if one has failed.
+# long simulation, the model checkers, restarts under load, gateways over NATS and Redis, an upgrade, Miri, Autobahn, the
+# packages, the monitoring, the dependencies' advisories and a software bill of materials. A part that fails does not stop
+# the others. The exit code is 1 if one has failed.
 #
 #   tests/nightly.sh                     everything: some hours, and then a day for the soak
 #   tests/nightly.sh simulation fuzz     only these parts
 #   SOAK_MINUTES=20 tests/nightly.sh     any of the bounds below as a variable
-#   TICKGATE_BIN=FILE tests/nightly.sh   a binary of the profile dist that is built already
+#   TICKGATE_BIN=FILE tests/nightly.sh   a binary of the profile dist that is built already; the soak takes the load tool
+#                                        from the same folder
 #   tests/nightly.sh --list              the parts
 #
 # The page is target/nightly/report.md (NIGHTLY_OUT names another folder); the output of each part lies beside it.
@@ -24,6 +25,8 @@ cd "$(dirname "$0")/.."
 : "${REPLAY_SEEDS:=10000}"           # variations of each input in the fuzz corpora
 : "${RECOVERY_CLIENTS:=300}"         # clients that are killed at random, for RECOVERY_SECONDS
 : "${RECOVERY_SECONDS:=600}"
+: "${RESTART_CLIENTS:=5000}"         # clients of a gateway that restarts, and RESTART_CONNECTS new connections a second
+: "${RESTART_CONNECTS:=200}"
 : "${STORM_SECONDS:=600}"           # random faults of NATS, and of Redis, under three gateways with STORM_CLIENTS
 : "${STORM_CLIENTS:=600}"
 : "${CLUSTER_ROUNDS:=4}"            # restarts and kills of each server of a NATS cluster
@@ -57,6 +60,12 @@ binary() {
 # Each part prints to its log. Its last line is what the page says.
 
 part_soak() {
+    local folder
+    if [ -n "${TICKGATE_BIN-}" ]; then
+        folder=$(dirname "$TICKGATE_BIN")
+        [ -x "$folder/tickgate-loadtest" ] || { echo "needs $folder/tickgate-loadtest: cargo build --profile dist -p tickgate-loadtest"; exit 77; }
+        export BIN=$folder
+    fi
     loadtest/measure.sh soak "$SOAK_MINUTES" || return 1
     python3 - target/measure/tickgate-soak.json "$SOAK_GROWTH_MIB_PER_HOUR" <<'PY'
 import json, sys
@@ -103,6 +112,21 @@ part_recovery() {
     TICKGATE_RECOVERY_CLIENTS=$RECOVERY_CLIENTS TICKGATE_RECOVERY_SECONDS=$RECOVERY_SECONDS \
         cargo test --profile "$TEST_PROFILE" --locked --test recovery || return 1
     echo "$RECOVERY_CLIENTS clients that are killed at random for $RECOVERY_SECONDS s, and gateways, lose nothing untold"
+}
+
+part_restart() {
+    PATH="$PATH:/usr/sbin"
+    needs nats-server "apt-get install nats-server"
+    ulimit -n 20000 2> /dev/null || { echo "needs 20,000 descriptors for a process: ulimit -n 20000"; exit 77; }
+    local name
+    for name in a_restart_in_place_fails a_gateway_with_a_shared; do
+        TICKGATE_RESTART_CLIENTS=$RESTART_CLIENTS TICKGATE_RESTART_CONNECTS=$RESTART_CONNECTS \
+            cargo test --profile "$TEST_PROFILE" --locked --test recovery "$name" -- --nocapture | tee "$out/$name.txt" || return 1
+    done
+    # The tests print the longest handshake and the delay of events: first in place, then beside a broker.
+    echo "$RESTART_CLIENTS clients, no failed connection, nothing lost;" \
+        "$(sed -nE 's/.*(the longest took [^;]*);.*/\1/p; s/.*not closed yet: (.*)/events \1/p' \
+            "$out"/a_restart_in_place_fails.txt "$out"/a_gateway_with_a_shared.txt | paste -sd '|' | sed 's/|/, /g')"
 }
 
 part_client() {
@@ -243,7 +267,7 @@ print(f"{len(listed)} components, each with its licence")
 PY
 }
 
-parts=(simulation interleavings replay recovery gateways upgrade client fuzz address_sanitizer miri autobahn container debian
+parts=(simulation interleavings replay recovery restart gateways upgrade client fuzz address_sanitizer miri autobahn container debian
     chart monitoring advisories sbom soak)
 
 if [ "${1-}" = --list ]; then printf '%s\n' "${parts[@]}"; exit; fi
@@ -270,7 +294,8 @@ for part in "${parts[@]}"; do
     # In a process of its own, so that its variables and its end are its own.
     export -f needs needs_toolchain host binary "part_$part"
     export SOAK_MINUTES SOAK_GROWTH_MIB_PER_HOUR FUZZ_SECONDS SIMULATION_SEEDS INTERLEAVING_SEEDS REPLAY_SEEDS \
-        RECOVERY_CLIENTS RECOVERY_SECONDS STORM_SECONDS STORM_CLIENTS CLUSTER_ROUNDS UPGRADE_FROM AUTOBAHN_CASES TEST_PROFILE out
+        RECOVERY_CLIENTS RECOVERY_SECONDS RESTART_CLIENTS RESTART_CONNECTS STORM_SECONDS STORM_CLIENTS CLUSTER_ROUNDS \
+        UPGRADE_FROM AUTOBAHN_CASES TEST_PROFILE out
     timeout --kill-after=60s "${minutes}m" bash -uo pipefail -c "part_$part" > "$out/$part.log" 2>&1 < /dev/null || code=$?
     case $code in
         0) outcome=passed ;;
