@@ -21,10 +21,9 @@ fi
 
 # Built once and run from copies, so that a build in the meantime does not change a running target.
 features=()
-case " ${targets[*]} " in
-    *\ broker\ *|*\ redis\ *|*\ sources\ *|*\ ingress\ *|*\ http\ *|*\ selection\ *|*\ config\ *|*\ shard\ *)
-        features=(--features gateway) ;;
-esac
+for target in "${targets[@]}"; do
+    if grep -A 2 "^name = \"$target\"$" fuzz/Cargo.toml | grep -q gateway; then features=(--features gateway); fi
+done
 cargo +nightly fuzz build "${features[@]}"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -1,6 +1,6 @@
 //! The properties are in `src/broker.rs`.
 //!
-//! `cargo +nightly fuzz run broker -- -max_total_time=600`
+//! `cargo +nightly fuzz run --features gateway broker -- -max_total_time=600`
 
 #![no_main]
 

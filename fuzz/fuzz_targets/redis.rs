@@ -1,6 +1,6 @@
 //! The properties are in `src/redis.rs`.
 //!
-//! `cargo +nightly fuzz run redis -- -max_total_time=600`
+//! `cargo +nightly fuzz run --features gateway redis -- -max_total_time=600`
 
 #![no_main]
 

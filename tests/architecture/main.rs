@@ -3,6 +3,7 @@
 //! The table of layers is read from the crate's own documentation (`src/lib.rs`), so that the two cannot differ. Each rule
 //! is also shown a small source that breaks it, since a checker that finds nothing proves nothing.
 
+mod checks;
 mod close_codes;
 mod deploy;
 mod pages;
