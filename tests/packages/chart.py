@@ -40,6 +40,21 @@ GOOD = {
         "podLabels": {"team": "edge"},
     },
     "persistence": {"persistence": {"enabled": True, "storageClass": "fast"}},
+    "a broker": {
+        "replicas": 3,
+        "config": '''
+            [[auth.key]]
+            algorithm = "HS256"
+            secret_file = "/etc/tickgate/secrets/jwt-secret"
+            [admin]
+            key_file = "/etc/tickgate/secrets/admin-key"
+            [broker]
+            kind = "nats"
+            url = "nats://nats:4222"
+            user = "gateway"
+            password_file = "/etc/tickgate/secrets/nats-password"
+        ''',
+    },
     "a long drain, no wait before it": {"rollout": {"drainSeconds": 600, "preStopSeconds": 0}},
 }
 
@@ -106,7 +121,7 @@ def check_configuration(objects, container, binary):
     with tempfile.TemporaryDirectory() as folder:
         text = objects["ConfigMap", "edge-tickgate"]["data"]["tickgate.toml"].replace("/etc/tickgate", folder)
         os.mkdir(f"{folder}/secrets")
-        for name in ["jwt-secret", "admin-key"]:
+        for name in ["jwt-secret", "admin-key", "nats-password"]:
             Path(folder, "secrets", name).write_text("0123456789abcdef" * 4)
             os.chmod(f"{folder}/secrets/{name}", 0o440)
         Path(folder, "tickgate.toml").write_text(text)
