@@ -31,13 +31,19 @@ fn every_part_of_the_night_is_documented() {
     let mut parts = array(&script, "parts");
     assert!(parts.len() > 10, "{parts:?}");
     for part in &parts {
-        assert!(script.contains(&format!("\npart_{part}() {{")), "no function part_{part}");
+        assert!(
+            script.contains(&format!("\npart_{part}() {{")),
+            "no function part_{part}"
+        );
     }
     let page = read("docs/checks.md");
     let mut listed = listed(&page, "\n## The night");
     parts.sort_unstable();
     listed.sort_unstable();
-    assert_eq!(parts, listed, "the parts of tests/nightly.sh, and those of docs/checks.md");
+    assert_eq!(
+        parts, listed,
+        "the parts of tests/nightly.sh, and those of docs/checks.md"
+    );
 }
 
 /// The code of a fuzz target: its file, and the files that it includes as modules.

@@ -103,9 +103,33 @@ async fn without_time_to_drain_every_client_is_closed_with_1001() {
 }
 
 #[tokio::test]
-async fn an_idle_gateway_drains_at_once() {
-    let mut gateway = Gateway::start("drain = \"1h\"", "").await;
+async fn an_idle_gateway_drains_at_once_by_each_signal_that_ends_it() {
+    for signal in ["TERM", "INT", "QUIT"] {
+        let mut gateway = Gateway::start("drain = \"1h\"", "").await;
+        gateway.signal(signal);
+        assert_eq!(gateway.ended().await.code(), Some(0), "SIG{signal}");
+    }
+}
+
+#[tokio::test]
+async fn signals_that_reload_and_restart_do_not_cut_a_drain_short() {
+    let mut gateway = Gateway::start("drain = \"1m\"", "").await;
+    // It reads nothing, so the drain takes its time.
+    let mut client = gateway.connect_bare(&format!("/ws?token={}", trader())).await;
     gateway.signal("TERM");
+    until("the drain", async || gateway.log().contains("draining").then_some(())).await;
+    for signal in ["HUP", "USR2"] {
+        let ignored = "SIGHUP and SIGUSR2 have no effect while the gateway drains";
+        let before = gateway.log().matches(ignored).count();
+        gateway.signal(signal);
+        until(ignored, async || {
+            (gateway.log().matches(ignored).count() > before).then_some(())
+        })
+        .await;
+    }
+    let (_, end) = client.rest().await;
+    assert_eq!(end, Told::Closed(1012, "gateway restarting".to_owned()));
+    drop(client);
     assert_eq!(gateway.ended().await.code(), Some(0));
 }
 

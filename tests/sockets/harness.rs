@@ -46,9 +46,14 @@ pub(crate) async fn until<T>(what: &str, mut condition: impl AsyncFnMut() -> Opt
     .await
 }
 
-/// A token with `claims`, which must contain `sub`.
+/// A token of this user and role.
 pub(crate) fn token(subject: &str, role: &str, ttl: Duration) -> String {
-    let key = Key::hmac(Algorithm::Hs256, SECRET.as_bytes(), false).expect("a good key");
+    token_by(SECRET, subject, role, ttl)
+}
+
+/// The same, signed with this secret.
+pub(crate) fn token_by(secret: &str, subject: &str, role: &str, ttl: Duration) -> String {
+    let key = Key::hmac(Algorithm::Hs256, secret.as_bytes(), false).expect("a good key");
     let grant = Grant {
         subject: subject.into(),
         role: Some(role.into()),

@@ -189,7 +189,7 @@ async fn a_refresh_can_remove_permissions_but_not_change_the_user() {
 }
 
 /// The status of the response to a handshake.
-async fn status(gateway: &Gateway, target: &str, header: &str) -> u16 {
+pub(crate) async fn status(gateway: &Gateway, target: &str, header: &str) -> u16 {
     let mut stream = TcpStream::connect(gateway.public).await.expect("connected");
     let request = format!(
         "GET {target} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\

@@ -1,8 +1,11 @@
 //! SIGHUP: the gateway takes over a changed configuration, or stays as it is.
 
+use std::time::Duration;
+
 use serde_json::json;
 
-use super::harness::{Gateway, until};
+use super::harness::{Gateway, token_by, trader, until};
+use super::identity::status;
 
 async fn hang_up(gateway: &Gateway, line: &str) {
     gateway.signal("HUP");
@@ -67,4 +70,68 @@ async fn bounds_of_a_class_change_at_once_and_another_lane_is_told() {
     let why = "`cache` changes for the channel fx.eur, of which something is kept";
     assert!(gateway.log().contains(why), "{}", gateway.log());
     assert_eq!(kept().await, (json!(4), json!(4)));
+}
+
+#[tokio::test]
+async fn keys_roles_origins_endpoints_and_commands_change_together_or_not_at_all() {
+    const NEW_SECRET: &str = "fedcba9876543210fedcba9876543210";
+    let gateway = Gateway::start("", "").await;
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let secret = directory.path().join("secret");
+    std::fs::write(&secret, NEW_SECRET).expect("written");
+    let new = token_by(NEW_SECRET, "u1", "trader", Duration::from_secs(3600));
+    let origin = "Origin: https://app.example.com\r\n";
+    let statuses = async || {
+        let targets = [
+            (format!("/ws?token={}", trader()), ""),
+            (format!("/ws?token={new}"), ""),
+            (format!("/ws?token={new}"), origin),
+            (format!("/more?token={new}"), ""),
+        ];
+        let mut statuses = Vec::new();
+        for (target, header) in targets {
+            statuses.push(status(&gateway, &target, header).await);
+        }
+        statuses
+    };
+    let before = [101, 401, 403, 404];
+    assert_eq!(statuses().await, before);
+
+    let server = "allowed_origins = [\"https://app.example.com\"]";
+    let tables = format!(
+        "[[auth.key]]\nalgorithm = \"HS256\"\nsecret_file = \"{}\"\n\
+         [auth.role.trader]\nchannels = [\"news.*\"]\ncommands = [\"test.*\"]\n\
+         [[endpoint]]\npath = \"/ws\"\ndialect = \"native\"\n\
+         [[endpoint]]\npath = \"/more\"\ndialect = \"native\"\n\
+         [[command]]\nmatch = \"test.*\"\nhttp = \"http://127.0.0.1:9/\"\n",
+        secret.display()
+    );
+    // One wrong value among them.
+    gateway.configure(server, &format!("{tables}[limits]\nsubscriptions = -1\n"));
+    hang_up(&gateway, "the configuration is not reloaded").await;
+    assert_eq!(statuses().await, before);
+
+    gateway.configure(server, &tables);
+    hang_up(&gateway, "the configuration is reloaded").await;
+    assert_eq!(statuses().await, [401, 101, 101, 101]);
+    let mut client = gateway.connect(&new).await;
+    client.subscribe(&["news.a"]).await;
+    client
+        .send(&json!({"type": "command", "id": "c", "action": "test.x"}))
+        .await;
+    let answer = client.expect("response").await;
+    assert_eq!(
+        answer["error"]["code"], "BACKEND_UNAVAILABLE",
+        "it has a route now: {answer}"
+    );
+    let log = gateway.log();
+    for key in [
+        "auth.key[0]",
+        "auth.role.trader",
+        "endpoint[",
+        "command[0]",
+        "server.allowed_origins",
+    ] {
+        assert!(log.contains(key), "{key} is not told: {log}");
+    }
 }
