@@ -67,7 +67,7 @@ use crate::hub::snapshot::SnapshotMetrics;
 use crate::ingress::http::{BodyRoom, Closed, Gate, Health, Listener, Places};
 use crate::log_level::LevelControl;
 use crate::metrics::{Counter, IngressMetrics, TracedHistogram};
-use crate::session::{self, limits::TokenBucket};
+use crate::session::{self, limits::LineLimit};
 use crate::shard::mailbox::ShardHandle;
 use crate::time::Clock;
 use tickgate_protocol::channel::{Tenant, TenantNames};
@@ -170,7 +170,7 @@ pub struct Admin {
     drain: OnceLock<Box<dyn Fn() + Send + Sync>>,
     // By the number of the tenant.
     console_settings: Vec<Arc<session::Settings>>,
-    failure_lines: Mutex<TokenBucket>,
+    failure_lines: Mutex<LineLimit>,
     publish_body_bytes: u64,
     publish_body_rate: u32,
     // By the number of the tenant.
@@ -238,10 +238,7 @@ impl Admin {
             trace_masks: settings.trace_masks,
             configuration: Configuration::new(settings.configuration),
             drain: OnceLock::new(),
-            failure_lines: Mutex::new(TokenBucket::full(
-                serve::FAILURE_LINES_PER_SECOND,
-                parts.clock.now().mono_ms,
-            )),
+            failure_lines: Mutex::new(LineLimit::new(parts.clock.now().mono_ms)),
             publish_body_bytes: settings.publish_body_bytes,
             publish_body_rate: settings.publish_body_rate,
             with_key,

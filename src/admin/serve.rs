@@ -25,9 +25,6 @@ use crate::time::elapsed_us;
 /// The time for the head of a request. It also limits the pause between two requests, since backends keep connections.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
 
-/// Most lines a second about requests that fail.
-pub(super) const FAILURE_LINES_PER_SECOND: u32 = 20;
-
 /// Accepts connections until the gate is closed. Accepted connections live on in their own tasks.
 pub(super) async fn listener(admin: Arc<Admin>, listener: Arc<http::Listener>) {
     let mut http = http::http1(HEAD_TIMEOUT);
@@ -132,12 +129,6 @@ impl Drop for InFlight<'_> {
 }
 
 impl Admin {
-    /// Whether a line about a failed request may be logged: a storm of them must not fill the log.
-    fn may_log_failure(&self) -> bool {
-        let now_ms = self.parts.clock.now().mono_ms;
-        self.failure_lines.lock().take(FAILURE_LINES_PER_SECOND, now_ms).is_ok()
-    }
-
     async fn handle(&self, request: Request<Incoming>, connection: &Connection) -> HttpResponse {
         self.metrics.requests.add(1);
         let _in_flight = InFlight::count(&self.metrics.in_flight);
@@ -158,8 +149,12 @@ impl Admin {
             "admin request"
         );
         // A probe expects to be told that the gateway is not ready.
-        if response.status().is_server_error() && route != "/readyz" && self.may_log_failure() {
-            tracing::warn!(status = response.status().as_u16(), route, "an admin request failed");
+        if response.status().is_server_error() && route != "/readyz" {
+            let line = self.failure_lines.lock().take(self.parts.clock.now().mono_ms);
+            if let Some(left_out) = line {
+                let status = response.status().as_u16();
+                tracing::warn!(status, route, left_out, "an admin request failed");
+            }
         }
         response
     }

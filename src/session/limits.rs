@@ -1,4 +1,4 @@
-//! The limits of one connection, and the token bucket that enforces its rates.
+//! The limits of one connection, the token bucket that enforces its rates, and the limit of log lines.
 
 /// The limits of one connection (`[limits]`), with one endpoint's overrides applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +92,49 @@ impl TokenBucket {
     }
 }
 
+/// Bounds how many lines of one kind are logged: at most [`LINES_PER_SECOND`](Self::LINES_PER_SECOND). A storm, such as a
+/// network that fails, must not fill the log.
+#[derive(Clone, Copy, Debug)]
+pub struct LineLimit {
+    bucket: TokenBucket,
+    left_out: u64,
+}
+
+impl LineLimit {
+    /// Most lines of one kind in a second.
+    pub const LINES_PER_SECOND: u32 = 20;
+
+    /// A limit that nothing has used yet. `now_mono_ms` is monotonic milliseconds.
+    #[must_use]
+    pub const fn new(now_mono_ms: u64) -> Self {
+        Self {
+            bucket: TokenBucket::full(Self::LINES_PER_SECOND, now_mono_ms),
+            left_out: 0,
+        }
+    }
+
+    /// Asks for a line. The value is how many were left out since the last one. `None`: this one is left out, too.
+    pub const fn take(&mut self, now_mono_ms: u64) -> Option<u64> {
+        if self.bucket.take(Self::LINES_PER_SECOND, now_mono_ms).is_ok() {
+            let left_out = self.left_out;
+            self.left_out = 0;
+            return Some(left_out);
+        }
+        self.left_out += 1;
+        None
+    }
+
+    /// Asks for a line about those that were left out. The value is their number. `None`: there are none, or it is too early.
+    pub const fn take_left_out(&mut self, now_mono_ms: u64) -> Option<u64> {
+        if self.left_out == 0 || self.bucket.take(Self::LINES_PER_SECOND, now_mono_ms).is_err() {
+            return None;
+        }
+        let left_out = self.left_out;
+        self.left_out = 0;
+        Some(left_out)
+    }
+}
+
 #[expect(clippy::cast_possible_truncation, reason = "the bucket's clock wraps by design")]
 const fn low(ms: u64) -> u32 {
     ms as u32
@@ -117,6 +160,18 @@ mod tests {
     fn a_rate_of_zero_grants_nothing() {
         let mut bucket = TokenBucket::full(0, 0);
         assert_eq!(bucket.take(0, 60_000), Err(u32::MAX));
+    }
+
+    #[test]
+    fn lines_above_the_limit_are_left_out_and_counted() {
+        let mut lines = LineLimit::new(0);
+        let granted = (0..100).filter(|_| lines.take(0) == Some(0)).count();
+        assert_eq!(granted, LineLimit::LINES_PER_SECOND as usize);
+        assert_eq!(lines.take_left_out(0), None, "it is too early");
+        assert_eq!(lines.take(1_000), Some(80));
+        assert_eq!(lines.take_left_out(1_000), None, "none was left out since then");
+        while lines.take(1_000).is_some() {}
+        assert_eq!(lines.take_left_out(2_000), Some(1));
     }
 
     proptest! {

@@ -154,12 +154,15 @@ impl Pending {
                 Ok(outcome) => outcome,
                 Err(_) => {
                     let ms = route.timeout.as_millis();
-                    tracing::warn!(
-                        backend = route.backend.name(),
-                        action = self.request.action.as_str(),
-                        timeout_ms = ms,
-                        "no reply in time"
-                    );
+                    if let Some(left_out) = route.backend.failure_line() {
+                        tracing::warn!(
+                            backend = route.backend.name(),
+                            action = self.request.action.as_str(),
+                            timeout_ms = ms,
+                            left_out,
+                            "no reply in time"
+                        );
+                    }
                     refused(ErrorCode::Timeout, format!("no reply within {ms} ms; the outcome is unknown"))
                 }
             },

@@ -437,13 +437,16 @@ impl Route {
             };
             span.fail(failure.to_string());
             drop(span);
-            tracing::warn!(
-                backend = self.backend.name(),
-                action = request.action.as_str(),
-                attempt,
-                detail = failure.detail(),
-                "{failure}"
-            );
+            if let Some(left_out) = self.backend.failure_line() {
+                tracing::warn!(
+                    backend = self.backend.name(),
+                    action = request.action.as_str(),
+                    attempt,
+                    detail = failure.detail(),
+                    left_out,
+                    "{failure}"
+                );
+            }
             if !self.idempotent || attempt >= ATTEMPTS_MAX || !failure.is_transient() {
                 return refused(ErrorCode::BackendUnavailable, failure.to_string());
             }

@@ -1,31 +1,26 @@
 //! Log lines about connections: when they open, what they ask for, and why they end.
 //!
-//! Invariant: of the endings that are somebody's fault, at most [`LINES_PER_SECOND`] a second are logged at level `info`.
+//! Invariant: of the endings that are somebody's fault, a shard logs as many at level `info` as a [`LineLimit`] allows.
 //! The rest is counted, and one line tells how many there were. All other lines have the level `debug`.
 
 use super::connections::Connections;
 use crate::session::Output;
-use crate::session::limits::TokenBucket;
+use crate::session::limits::LineLimit;
 use crate::shard::connection::Cold;
 use crate::time::Now;
 use tickgate_protocol::channel::Pattern;
 use tickgate_protocol::disconnect::{Blame, Disconnect};
 
-/// Most endings that one shard logs in a second. A storm, such as a network that fails, must not fill the log.
-const LINES_PER_SECOND: u32 = 20;
-
 /// The log lines of one shard.
 pub(super) struct Journal {
-    lines: TokenBucket,
-    // Endings that were not logged since the last line that told their number.
-    untold: u64,
+    // Those about endings.
+    lines: LineLimit,
 }
 
 impl Journal {
     pub(super) const fn new(now: Now) -> Self {
         Self {
-            lines: TokenBucket::full(LINES_PER_SECOND, now.mono_ms),
-            untold: 0,
+            lines: LineLimit::new(now.mono_ms),
         }
     }
 
@@ -103,7 +98,6 @@ impl Journal {
 
     /// A session has ended; its connection is still there.
     pub(super) fn ended(&mut self, connections: &Connections, slot: u32, ending: Disconnect, now: Now) {
-        self.report(now);
         let Some(cold) = connections.cold(slot) else { return };
         let (hot, session, traffic) = (connections.hot(slot), &cold.session, connections.traffic(slot));
         macro_rules! line {
@@ -129,22 +123,26 @@ impl Journal {
         }
         if is_routine(ending) {
             line!(debug);
-        } else if self.lines.take(LINES_PER_SECOND, now.mono_ms).is_ok() {
+        } else if let Some(left_out) = self.lines.take(now.mono_ms) {
+            report(left_out);
             line!(info);
-        } else {
-            self.untold += 1;
         }
     }
 
     /// Tells how many endings were not logged, as soon as there may be a line again.
     pub(super) fn report(&mut self, now: Now) {
-        if self.untold > 0 && self.lines.take(LINES_PER_SECOND, now.mono_ms).is_ok() {
-            let endings = std::mem::take(&mut self.untold);
-            tracing::info!(
-                endings,
-                "more connections ended than are logged; tickgate_endings_total counts them by their ending"
-            );
+        if let Some(left_out) = self.lines.take_left_out(now.mono_ms) {
+            report(left_out);
         }
+    }
+}
+
+fn report(endings: u64) {
+    if endings > 0 {
+        tracing::info!(
+            endings,
+            "more connections ended than are logged; tickgate_endings_total counts them by their ending"
+        );
     }
 }
 
