@@ -151,7 +151,8 @@ fn publish_together(c: &mut Criterion) {
             let channels = (0..).map(|n| channel(&format!("grid.p{n}.note")));
             let channels = channels.filter(|channel| stripes.insert(stripe_of(channel)));
             let channels: Vec<_> = channels.take(publishers).collect();
-            group.bench_function(BenchmarkId::new(format!("{shards} inboxes"), publishers), |b| {
+            let name = format!("inboxes {shards}, publishers");
+            group.bench_function(BenchmarkId::new(name, publishers), |b| {
                 b.iter_custom(|times| publish_together_timed(&hub, &mut inboxes, &channels, times));
             });
         }
