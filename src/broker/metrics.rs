@@ -11,6 +11,7 @@ use crate::metrics::{Counter, Gauge, Histogram, HistogramSample, Metric, Readabl
 #[derive(Debug, Default)]
 pub(super) struct BrokerMetrics {
     pub(super) connects: Counter,
+    pub(super) servers_changed: Counter,
     pub(super) applied_log: Counter,
     pub(super) applied_plain: Counter,
     pub(super) skipped: Counter,
@@ -41,6 +42,8 @@ pub struct BrokerSample {
     pub is_up: bool,
     /// Connections that were made to the broker.
     pub connects: u64,
+    /// How often the link came up to another server than before.
+    pub servers_changed: u64,
     /// Events of channels that keep state, and of all others, that were applied.
     pub applied: [u64; 2],
     /// Events that wait in the broker for this gateway, of channels that keep state and of all others.
@@ -84,6 +87,11 @@ impl BrokerSample {
             "tickgate_broker_connects_total",
             "Connections that were made to the broker.",
             |broker, samples| samples.value(broker.connects),
+        ),
+        Metric::counter(
+            "tickgate_broker_server_changes_total",
+            "How often the link came up to another server of Redis than before: after a failover, or when a Cluster has moved the slot.",
+            |broker, samples| samples.value(broker.servers_changed),
         ),
         Metric::counter(
             "tickgate_broker_applied_total",
@@ -199,6 +207,7 @@ impl BrokerMetrics {
         BrokerSample {
             is_up,
             connects: self.connects.get(),
+            servers_changed: self.servers_changed.get(),
             applied: [self.applied_log.get(), self.applied_plain.get()],
             behind: [gauge(&self.pending_log), gauge(&self.pending_plain)],
             delay_ms: self.delay_ms.load(Relaxed),

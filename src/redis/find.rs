@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, RedisError, TlsCertificates,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo as _, RedisError,
+    ServerErrorKind, TlsCertificates, Value,
 };
 use tokio::time::timeout;
 
@@ -16,6 +17,9 @@ const CONNECT: Duration = Duration::from_secs(5);
 
 /// How long a server may take for one answer.
 const ANSWER: Duration = Duration::from_secs(3);
+
+/// How many nodes of a Cluster are asked for the owner of a slot. A node that was away knows a former owner.
+const NODES_MAX: usize = 5;
 
 /// Why there is no connection.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -67,15 +71,16 @@ impl Found {
 }
 
 impl RedisServer {
-    /// Finds the server and connects to it: by one of the addresses, the next one at the next attempt.
+    /// Finds the server and connects to it: by one of the addresses, the next one at the next attempt. Of a Redis Cluster it
+    /// is the node that owns the slot of the key which `probe` names. Whatever else comes of this command is ignored.
     ///
     /// # Errors
     ///
     /// Why there is no connection.
-    pub(crate) async fn find(&self, attempt: usize) -> Result<Found, NoConnection> {
+    pub(crate) async fn find(&self, attempt: usize, probe: Option<&Cmd>) -> Result<Found, NoConnection> {
         let address = self.addresses.get(attempt % self.addresses.len().max(1));
         let address = address.ok_or_else(|| NoConnection::Unreachable("no address is configured".to_owned()))?;
-        let (url, sentinel) = match &address.0 {
+        let (mut url, sentinel) = match &address.0 {
             Place::Server(url) => (url.to_string(), None),
             Place::Sentinel { url, master } => {
                 let connection = self.connect_sentinel(url).await?;
@@ -87,14 +92,26 @@ impl RedisServer {
                 )
             }
         };
-        let client = self.client(&url, true)?;
-        let address = url.split_once("://").map_or(&*url, |(_, rest)| rest).to_owned();
-        Ok(Found {
-            connection: connect(&client, &address).await?,
-            address,
-            sentinel,
-            client,
-        })
+        for _ in 0..NODES_MAX {
+            let client = self.client(&url, true)?;
+            let address = url.split_once("://").map_or(&*url, |(_, rest)| rest).to_owned();
+            let mut connection = connect(&client, &address).await?;
+            let owner = match probe {
+                Some(probe) => owner(&mut connection, probe, &client, &address).await?,
+                None => None,
+            };
+            let Some(owner) = owner else {
+                return Ok(Found {
+                    connection,
+                    address,
+                    sentinel,
+                    client,
+                });
+            };
+            url = format!("{}://{owner}", scheme(&url));
+        }
+        let why = "the nodes of the Redis Cluster do not agree about who owns the slot";
+        Err(NoConnection::Unreachable(why.to_owned()))
     }
 
     /// A Sentinel often has no users of its own.
@@ -142,6 +159,31 @@ async fn connect(client: &Client, address: &str) -> Result<MultiplexedConnection
     match timeout(CONNECT, client.get_multiplexed_async_connection_with_config(&config)).await {
         Ok(connection) => connection.map_err(|error| NoConnection::of(&format!("no connection to {address}"), &error)),
         Err(_) => Err(NoConnection::Unreachable(format!("no connection to {address} in time"))),
+    }
+}
+
+/// The node of a Cluster that owns the slot of the key which `probe` names, if it is another one.
+async fn owner(
+    connection: &mut MultiplexedConnection,
+    probe: &Cmd,
+    client: &Client,
+    address: &str,
+) -> Result<Option<String>, NoConnection> {
+    let answer = timeout(ANSWER, probe.query_async::<Value>(connection)).await;
+    match answer.map_err(|_| NoConnection::Unreachable(format!("{address} does not answer in time")))? {
+        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::Moved) => {
+            let node = error.redirect_node().and_then(|(node, _)| node.rsplit_once(':'));
+            let (host, port) = node.ok_or_else(|| NoConnection::of(address, &error))?;
+            // A node that does not know its own host means that of the connection.
+            let host = match client.get_connection_info().addr() {
+                ConnectionAddr::Tcp(own, _) | ConnectionAddr::TcpTls { host: own, .. } if host.is_empty() => {
+                    own.as_str()
+                }
+                _ => host,
+            };
+            Ok(Some(at(host, port)))
+        }
+        _ => Ok(None),
     }
 }
 

@@ -4,6 +4,7 @@
 //! | address | the server that is used |
 //! |---|---|
 //! | `redis://host:port/database`, `rediss://…` | this one |
+//! | the same, of a node of a Redis Cluster | the node that owns the slot of the key |
 //! | `sentinel://host:port/master`, `sentinels://…` | the master that the Sentinel names |
 //!
 //! Invariants: no address holds a secret, so every address may be logged. A connection is to one process and is not made

@@ -26,7 +26,7 @@ fn tests(tree: &Tree) -> BTreeSet<&str> {
         for line in text.lines().map(str::trim) {
             // Those of proptest carry the attribute too, by convention.
             is_test |= line.starts_with("#[test]") || line.starts_with("#[tokio::test");
-            let line = line.trim_start_matches("async ");
+            let line = line.trim_start_matches("pub(crate) ").trim_start_matches("async ");
             if let Some(name) = line.strip_prefix("fn ").and_then(|rest| rest.split('(').next())
                 && std::mem::take(&mut is_test)
             {
@@ -67,7 +67,7 @@ fn every_line_of_the_security_page_names_tests_that_exist() {
 fn a_test_that_does_not_exist_is_found() {
     let tree = Tree::from([(
         "tests/a.rs".into(),
-        "fn helper() {}\n#[test]\nfn one() {}\n#[tokio::test]\nasync fn two() {}\n".into(),
+        "fn helper() {}\n#[test]\npub(crate) fn one() {}\n#[tokio::test]\nasync fn two() {}\n".into(),
     )]);
     assert_eq!(tests(&tree), BTreeSet::from(["one", "two"]));
     let page = "| attack | what holds | test |\n|---|---|---|\n| a | b | `one` `three` |\n";

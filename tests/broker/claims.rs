@@ -41,7 +41,7 @@ impl Node {
 }
 
 #[test]
-fn a_name_is_claimed_once_and_changed_by_whoever_knows_its_version() {
+pub(crate) fn a_name_is_claimed_once_and_changed_by_whoever_knows_its_version() {
     World::each(|name, world| {
         if !world.is_shared() {
             assert!(world.nodes[0].broker.claims().is_none(), "{name}: it stands alone");
@@ -101,7 +101,7 @@ fn a_full_table_refuses_new_claims_and_forgets_none() {
         assert!(matches!(one.claim("first", "here"), Ok(Claimed::Now(_))), "{name}");
         match (&world.server, &world.redis) {
             (Some(server), _) => change_stream(server, |config| config.max_bytes = 256),
-            (_, Some(server)) => server.run(&["HSET", "suite.one:claims", ":bytes", &(256 << 20).to_string()]),
+            (_, Some(server)) => server.run(&["HSET", "{suite.one}:claims", ":bytes", &(256 << 20).to_string()]),
             _ => unreachable!("it is shared"),
         }
         let outcome = two.claim("second", "x".repeat(300));
@@ -114,7 +114,7 @@ fn a_full_table_refuses_new_claims_and_forgets_none() {
         assert_eq!(one.replace("first", held.version, None), Some(held.version));
         if let Some(server) = &world.redis {
             let counted = "first".len() + format!("{}\nhere", held.version).len() + 64;
-            let left = server.ask(&["HINCRBY", "suite.one:claims", ":bytes", "0"]);
+            let left = server.ask(&["HINCRBY", "{suite.one}:claims", ":bytes", "0"]);
             assert_eq!(left, format!(":{}", (256 << 20) - counted));
         }
     });
@@ -132,7 +132,7 @@ fn a_claim_that_nobody_changes_is_forgotten() {
             }
             (_, Some(server)) => {
                 // Changed last when the time began.
-                server.run(&["ZADD", "suite.one:claims_changed", "XX", "0", "old"]);
+                server.run(&["ZADD", "{suite.one}:claims_changed", "XX", "0", "old"]);
                 assert!(matches!(two.claim("new", "text"), Ok(Claimed::Now(_))));
                 assert_eq!(two.look("old"), None);
                 assert!(two.look("new").is_some());

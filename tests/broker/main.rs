@@ -9,6 +9,8 @@ mod http_source;
 mod nats_server;
 #[path = "../support/process.rs"]
 mod process;
+#[path = "../support/redis_cluster.rs"]
+mod redis_cluster;
 #[path = "../support/redis_server.rs"]
 mod redis_server;
 
@@ -23,6 +25,7 @@ mod node;
 mod notices;
 mod redis_access;
 mod redis_clients;
+mod redis_cluster_faults;
 mod redis_faults;
 mod requests;
 mod sessions;

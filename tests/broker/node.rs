@@ -1,6 +1,8 @@
 //! One gateway without sockets: a hub, its broker, and a reader that joins patterns and takes events out of an inbox.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,6 +20,7 @@ use tickgate_protocol::dialect;
 use tickgate_protocol::json::RecordDelete;
 use tokio::runtime::{Handle, Runtime};
 
+use crate::redis_cluster::Cluster;
 use crate::{nats_server, redis_server};
 
 /// The longest wait. A test that reaches it fails.
@@ -388,6 +391,12 @@ pub(crate) struct World {
     pub(crate) nodes: Vec<Node>,
     pub(crate) server: Option<nats_server::Nats>,
     pub(crate) redis: Option<redis_server::Redis>,
+    pub(crate) cluster: Option<Rc<Cluster>>,
+}
+
+thread_local! {
+    // With what `World::each` runs once, in the place of all brokers.
+    static INSTEAD: RefCell<Option<Rc<Cluster>>> = const { RefCell::new(None) };
 }
 
 impl World {
@@ -396,6 +405,7 @@ impl World {
             nodes: vec![Node::embedded()],
             server: None,
             redis: None,
+            cluster: None,
         }
     }
 
@@ -407,28 +417,47 @@ impl World {
             nodes,
             server: Some(server),
             redis: None,
+            cluster: None,
         }
     }
 
     pub(crate) fn redis(server: redis_server::Redis) -> Self {
-        let mut world = Self {
+        Self {
             nodes: Vec::new(),
             server: None,
             redis: Some(server),
-        };
-        while world.nodes.len() < 3 {
-            world.add();
+            cluster: None,
         }
-        world
+        .with_three()
+    }
+
+    pub(crate) fn cluster(cluster: Rc<Cluster>) -> Self {
+        Self {
+            nodes: Vec::new(),
+            server: None,
+            redis: None,
+            cluster: Some(cluster),
+        }
+        .with_three()
+    }
+
+    fn with_three(mut self) -> Self {
+        while self.nodes.len() < 3 {
+            self.add();
+        }
+        self
     }
 
     /// Whether several gateways share the broker.
     pub(crate) fn is_shared(&self) -> bool {
-        self.server.is_some() || self.redis.is_some()
+        self.server.is_some() || self.redis.is_some() || self.cluster.is_some()
     }
 
     /// Every broker that the suite runs with, by name.
     pub(crate) fn each(run: impl Fn(&str, Self)) {
+        if let Some(cluster) = INSTEAD.take() {
+            return run("a Redis Cluster", Self::cluster(cluster));
+        }
         run("embedded", Self::embedded());
         for program in nats_server::servers() {
             let server = nats_server::Nats::start_with(&program);
@@ -440,13 +469,25 @@ impl World {
         }
     }
 
+    /// Runs checks that call [`World::each`] over one cluster, since a cluster takes seconds to start.
+    pub(crate) fn each_over(cluster: Cluster, checks: &[fn()]) {
+        let cluster = Rc::new(cluster);
+        for check in checks {
+            cluster.forget_all();
+            INSTEAD.set(Some(Rc::clone(&cluster)));
+            check();
+            assert!(INSTEAD.take().is_none(), "the check runs with every broker");
+        }
+    }
+
     /// Adds a gateway that knows nothing, as after a restart. The embedded broker has none.
     pub(crate) fn add(&mut self) -> bool {
         let name = format!("n{}", self.nodes.len());
-        let mut node = match (&self.server, &self.redis) {
-            (Some(server), _) => Node::nats(Node::settings(server.url(), &name)),
-            (None, Some(server)) => Node::redis(Node::redis_settings(&server.address(), &name)),
-            (None, None) => return false,
+        let mut node = match (&self.server, &self.redis, &self.cluster) {
+            (Some(server), ..) => Node::nats(Node::settings(server.url(), &name)),
+            (_, Some(server), _) => Node::redis(Node::redis_settings(&server.address(), &name)),
+            (_, _, Some(cluster)) => Node::redis(Node::redis_settings_at(cluster.server(), &name)),
+            (None, None, None) => return false,
         };
         node.wait_for(Link::Up);
         self.nodes.push(node);

@@ -145,7 +145,7 @@ impl Encrypted {
 
 #[test]
 fn a_gateway_speaks_tls_as_an_acl_user() {
-    let encrypted = Encrypted::start(&["~suite.one:*", "+@all"]);
+    let encrypted = Encrypted::start(&["~{suite.one}:*", "+@all"]);
     let start = |server: RedisServer| Node::redis(Node::redis_settings_at(server, "one"));
     let mut node = start(encrypted.access("hidden"));
     node.wait_for(Link::Up);
@@ -231,6 +231,8 @@ fn a_sentinel_leads_gateways_to_the_new_master() {
     node.wait_for(Link::Down);
     node.wait_for(Link::Up);
     assert_eq!(replica.info_text("role"), "master");
+    let changes = node.redis.as_ref().expect("Redis").sample().servers_changed;
+    assert_eq!(changes, 1);
     let after = node.publish_one(event("kept.a", 2));
     assert_eq!(after.epoch, before.epoch);
     let recovered = node.recover("kept.a", node.hub.epoch(), before.offset.expect("a history"));

@@ -1,4 +1,4 @@
-//! How feeds and sources reach Redis: as the broker does, with TLS, as an ACL user and by a Sentinel.
+//! How feeds and sources reach Redis: as the broker does, with TLS, as an ACL user, by a Sentinel and in a Redis Cluster.
 
 use std::path::Path;
 use std::time::Duration;
@@ -12,7 +12,8 @@ use tickgate::redis::RedisServer;
 use crate::gateway::{self, Running};
 use crate::ingest::{check, check_of, event, of, reader, stream_settings};
 use crate::redis_access::{Encrypted, Sentinel};
-use crate::redis_server::{Keeps, Redis};
+use crate::redis_cluster::{Cluster, query};
+use crate::redis_server::{Keeps, Redis, servers};
 
 fn feed(server: &RedisServer) -> FeedSettings {
     FeedSettings {
@@ -109,4 +110,30 @@ fn feeds_and_sources_go_with_the_master_that_a_sentinel_names() {
     });
     assert_eq!(event(&mut orders), ("orders.u1".to_owned(), json!({"user": "u1"})));
     assert_eq!(event(&mut prices), ("prices.top".to_owned(), json!(2)));
+}
+
+#[test]
+fn a_source_reads_a_stream_and_channels_of_a_redis_cluster() {
+    let cluster = Cluster::start(servers().last().expect("one"), "orders");
+    let owner = &cluster.nodes[cluster.owner];
+    // The other nodes come first, so they have to name the owner.
+    let access = cluster.server();
+    let gateway = start(&access, "stream:orders", |_| {});
+    is_read(&gateway);
+    let mut client = reader(&gateway, "orders.*");
+    owner.run(&["XADD", "orders", "*", "user", "u1"]);
+    assert_eq!(event(&mut client), ("orders.u1".to_owned(), json!({"user": "u1"})));
+    gateway::until("confirmed", || owner.pending("orders", "tickgate") == 0);
+    cluster.replicate(cluster.owner, cluster.replica);
+    let replica = &cluster.nodes[cluster.replica];
+    query::<()>(replica, redis::cmd("CLUSTER").arg("FAILOVER"));
+    gateway::until("the promotion", || replica.info_text("role") == "master");
+    replica.run(&["XADD", "orders", "*", "user", "u2"]);
+    assert_eq!(event(&mut client), ("orders.u2".to_owned(), json!({"user": "u2"})));
+
+    let gateway = start(&access, "channel:orders", |_| {});
+    is_read(&gateway);
+    let mut client = reader(&gateway, "orders.*");
+    owner.run(&["PUBLISH", "orders", r#"{"user":"u3"}"#]);
+    assert_eq!(event(&mut client), ("orders.u3".to_owned(), json!({"user": "u3"})));
 }

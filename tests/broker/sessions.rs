@@ -15,7 +15,7 @@ fn claim(user: Option<&str>) -> Claim {
 }
 
 #[test]
-fn a_session_is_taken_back_once_at_any_gateway_and_by_its_user_in_time() {
+pub(crate) fn a_session_is_taken_back_once_at_any_gateway_and_by_its_user_in_time() {
     World::each(|name, mut world| {
         let now = world.nodes[0].now();
         let own = Record {

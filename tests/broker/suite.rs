@@ -27,7 +27,7 @@ fn random() -> StdRng {
 }
 
 #[test]
-fn every_reader_on_every_gateway_gets_every_event_once_and_in_order() {
+pub(crate) fn every_reader_on_every_gateway_gets_every_event_once_and_in_order() {
     const CHANNELS: [&str; 6] = ["kept.a", "kept.b", "last.a", "plain.a", "plain.b", "kept.c"];
     const EACH: u64 = 300;
     World::each(|broker, mut world| {
@@ -70,7 +70,7 @@ fn every_reader_on_every_gateway_gets_every_event_once_and_in_order() {
 }
 
 #[test]
-fn a_client_recovers_on_another_gateway_exactly_what_it_missed() {
+pub(crate) fn a_client_recovers_on_another_gateway_exactly_what_it_missed() {
     World::each(|broker, mut world| {
         let mut random = random();
         // What was published, with its offset.
@@ -101,7 +101,7 @@ fn a_client_recovers_on_another_gateway_exactly_what_it_missed() {
 }
 
 #[test]
-fn a_position_ahead_of_a_gateway_is_waited_for_and_one_below_the_history_is_told() {
+pub(crate) fn a_position_ahead_of_a_gateway_is_waited_for_and_one_below_the_history_is_told() {
     World::each(|broker, mut world| {
         let first = world.nodes[0]
             .publish_one(event("kept.a", 0))
@@ -123,7 +123,7 @@ fn a_position_ahead_of_a_gateway_is_waited_for_and_one_below_the_history_is_told
 }
 
 #[test]
-fn an_id_that_is_repeated_through_another_gateway_is_one_event_with_one_offset() {
+pub(crate) fn an_id_that_is_repeated_through_another_gateway_is_one_event_with_one_offset() {
     World::each(|broker, mut world| {
         let first = world.nodes[0].publish_one(with_id("kept.a", 1, "x"));
         assert!(!first.duplicate);
@@ -155,7 +155,7 @@ fn rows(node: &Node) -> Vec<(u64, u64)> {
 }
 
 #[test]
-fn a_gateway_that_starts_later_has_the_same_state() {
+pub(crate) fn a_gateway_that_starts_later_has_the_same_state() {
     World::each(|broker, mut world| {
         let mut positions = Vec::new();
         for number in 0..300u64 {
@@ -197,7 +197,7 @@ fn a_gateway_that_starts_later_has_the_same_state() {
 /// Records and levels that come and go, published through all gateways by turns, beside a model. The log has lost most of
 /// the updates when the last gateway starts.
 #[test]
-fn merged_values_are_the_same_on_every_gateway_and_on_one_that_starts_later() {
+pub(crate) fn merged_values_are_the_same_on_every_gateway_and_on_one_that_starts_later() {
     World::each(|broker, mut world| {
         let mut random = random();
         let (mut records, mut levels) = (BTreeMap::new(), BTreeMap::new());
@@ -322,7 +322,7 @@ fn number(value: &Value) -> u64 {
 }
 
 #[test]
-fn an_unchanged_value_is_not_sent_whoever_publishes_it() {
+pub(crate) fn an_unchanged_value_is_not_sent_whoever_publishes_it() {
     World::each(|broker, mut world| {
         for node in &mut world.nodes {
             node.join("same.*");
@@ -342,7 +342,7 @@ fn an_unchanged_value_is_not_sent_whoever_publishes_it() {
 }
 
 #[test]
-fn a_deletion_holds_on_every_gateway_and_on_one_that_starts_later() {
+pub(crate) fn a_deletion_holds_on_every_gateway_and_on_one_that_starts_later() {
     World::each(|broker, mut world| {
         for node in &mut world.nodes {
             node.join("last.*");
@@ -370,7 +370,7 @@ fn a_deletion_holds_on_every_gateway_and_on_one_that_starts_later() {
 }
 
 #[test]
-fn versions_are_integers_that_every_client_can_read() {
+pub(crate) fn versions_are_integers_that_every_client_can_read() {
     World::each(|_, world| {
         let offset = world.nodes[0]
             .publish_one(event("kept.a", 1))

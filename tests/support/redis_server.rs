@@ -154,6 +154,11 @@ impl Redis {
         process::thaw(&self.process);
     }
 
+    /// Ends the server's process as `kill -9` does.
+    pub(crate) fn end(&self) {
+        process::signal(&self.process, "KILL");
+    }
+
     pub(crate) fn kill(&mut self) {
         self.process.kill().expect("killed");
         self.process.wait().expect("waited for");

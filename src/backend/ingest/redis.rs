@@ -76,7 +76,9 @@ impl GroupReader {
         record_key: Option<&RecordKey>,
         reads: &Reads<'_>,
     ) -> Result<Self, End> {
-        let mut connection = server.find(reads.attempt).await?.connection;
+        let mut probe = redis::cmd("XINFO");
+        probe.arg("GROUPS").arg(key);
+        let mut connection = server.find(reads.attempt, Some(&probe)).await?.connection;
         // If a group is gone that was there, so is its stream: nothing of the new one was read.
         let start = match settings.start {
             Start::New if !reads.again => "$",
@@ -278,7 +280,8 @@ fn lag_of(groups: &Value, group: &str) -> Option<u64> {
 
 /// Begins to take the messages of channels.
 pub(super) async fn subscribe(server: &RedisServer, from: &RedisFrom, reads: &Reads<'_>) -> Result<Live, End> {
-    let found = server.find(reads.attempt).await?;
+    // Of a Redis Cluster, each node passes on what is published at any of them.
+    let found = server.find(reads.attempt, None).await?;
     let mut connection = within(ANSWER, found.client().get_async_pubsub()).await?;
     let subscribed = async {
         match from {

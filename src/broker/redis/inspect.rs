@@ -17,7 +17,6 @@ pub(super) struct Info {
     version: String,
     role: String,
     policy: String,
-    is_cluster: bool,
     /// The bytes that it may use; 0: no limit.
     pub(super) memory_max: u64,
     /// Another one after each start and each promotion.
@@ -34,7 +33,6 @@ impl Info {
             version: value("redis_version"),
             role: value("role"),
             policy: value("maxmemory_policy"),
-            is_cluster: value("cluster_enabled") == "1",
             memory_max: value("maxmemory").parse().unwrap_or(0),
             incarnation: format!("{}/{}", value("run_id"), value("master_replid")),
         }
@@ -53,13 +51,6 @@ impl Info {
                 "the server has the version {:?}: Redis 7.0, Valkey 7.2 or later is needed",
                 self.version
             )));
-        }
-        if self.is_cluster {
-            return Err(End::Unfit(
-                "the server belongs to a Redis Cluster, which is not supported: one log cannot be spread over its \
-                 servers; use one server with replicas and Sentinel"
-                    .to_owned(),
-            ));
         }
         if self.policy != "noeviction" {
             return Err(End::Unfit(format!(
@@ -86,7 +77,7 @@ pub(super) async fn ask<T: redis::FromRedisValue>(
 /// What the server says of itself, if gateways can work with it.
 pub(super) async fn inspect(connection: &mut MultiplexedConnection) -> Result<Info, End> {
     let mut command = redis::cmd("INFO");
-    command.arg("server").arg("replication").arg("memory").arg("cluster");
+    command.arg("server").arg("replication").arg("memory");
     let text: String = ask(connection, &command, "the server does not say what it is").await?;
     let info = Info::parse(&text);
     info.check()?;

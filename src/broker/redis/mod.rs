@@ -1,4 +1,4 @@
-//! The Redis broker: several gateways over streams of one Redis or Valkey server.
+//! The Redis broker: several gateways over streams of one Redis or Valkey server, or of one node of a Redis Cluster.
 //!
 //! Every gateway appends the events of its publishers to one stream, and follows it. It applies what it reads to its hub, in
 //! the order of the stream, also its own events. So the hubs of all gateways hold the same, and a client can recover on any
@@ -6,17 +6,19 @@
 //!
 //! | key | contents |
 //! |---|---|
-//! | `<prefix>:events` | everything that gateways follow: events, notices and what they tell each other; short, without gaps |
-//! | `<prefix>:kept` | the events that a gateway needs that starts: of each channel as many as its class keeps |
-//! | `<prefix>:merged` | the merged values of channels, for a gateway that starts |
-//! | `<prefix>:keep:<tenant>.<channel>` | the numbers and sizes of the channel's events in `kept` |
-//! | `<prefix>:state` | the newest notice and its term, and the sizes of both streams |
-//! | `<prefix>:id:<id>` | the number of the event with this id, until it expires |
-//! | `<prefix>:control` | what gateways must not forget |
-//! | `<prefix>:lease` | the number of the lease of the duties |
-//! | `<prefix>:session:<hash>` | what a Socket.IO session had that ended, until it expires |
-//! | `<prefix>:claims` | claimed names, such as keys of commands, and what they hold |
-//! | `<prefix>:claims_changed` | when each claim was changed last |
+//! | `{<prefix>}:events` | everything that gateways follow: events, notices and what they tell each other; short, without gaps |
+//! | `{<prefix>}:kept` | the events that a gateway needs that starts: of each channel as many as its class keeps |
+//! | `{<prefix>}:merged` | the merged values of channels, for a gateway that starts |
+//! | `{<prefix>}:keep:<tenant>.<channel>` | the numbers and sizes of the channel's events in `kept` |
+//! | `{<prefix>}:state` | the newest notice and its term, and the sizes of both streams |
+//! | `{<prefix>}:id:<id>` | the number of the event with this id, until it expires |
+//! | `{<prefix>}:control` | what gateways must not forget |
+//! | `{<prefix>}:lease` | the number of the lease of the duties |
+//! | `{<prefix>}:session:<hash>` | what a Socket.IO session had that ended, until it expires |
+//! | `{<prefix>}:claims` | claimed names, such as keys of commands, and what they hold |
+//! | `{<prefix>}:claims_changed` | when each claim was changed last |
+//!
+//! The braces are a hash tag: in a Redis Cluster all keys lie in one slot, so one script can use any of them.
 //!
 //! A stream of Redis cannot keep the last events of each channel, as one of NATS can: so there are two. `events` is cut at
 //! its end only, and so every gap in it is a loss. `kept` has the same entries under the same numbers, and loses those that
@@ -91,7 +93,7 @@ use messages::Messages;
 pub struct Settings {
     /// Where the server is.
     pub server: RedisServer,
-    /// The beginning of all keys.
+    /// The beginning of all keys, in braces.
     pub prefix: Box<str>,
     /// The most bytes of the stream with what a gateway needs that starts.
     pub log_bytes: u64,
@@ -153,6 +155,8 @@ struct Shared {
     // The newest number of the log that this gateway has heard of.
     newest: AtomicU64,
     refused_logged: Mutex<Option<Instant>>,
+    // The address of the server of the last session that came up.
+    last_server: Mutex<Option<String>>,
 }
 
 impl Deref for Shared {
@@ -176,11 +180,14 @@ struct Keys {
     lease: String,
     claims: String,
     claims_changed: String,
+    /// A key that never exists. A server that hands the slot of the keys over to another one refuses every call that names a
+    /// key which it does not have. So no script works with a part of the keys.
+    none: String,
 }
 
 impl Keys {
     fn new(prefix: &str) -> Self {
-        let tag = prefix.to_owned();
+        let tag = format!("{{{prefix}}}");
         let key = |name: &str| format!("{tag}:{name}");
         Self {
             events: key("events"),
@@ -191,6 +198,7 @@ impl Keys {
             lease: key("lease"),
             claims: key("claims"),
             claims_changed: key("claims_changed"),
+            none: key("none"),
             tag,
         }
     }
@@ -247,6 +255,7 @@ impl Redis {
             outgoing,
             newest: AtomicU64::new(0),
             refused_logged: Mutex::default(),
+            last_server: Mutex::default(),
             settings,
         });
         let (first, is_first) = std::sync::mpsc::channel();

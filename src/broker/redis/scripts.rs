@@ -85,6 +85,8 @@ impl CallError {
         match code {
             Some("OOM" | "MISCONF" | "NOREPLICAS" | "FULL") => Refusal::Rejected,
             Some("TERM" | "READONLY" | "MASTERDOWN" | "LOADING" | "BUSY" | "NOPERM" | "NOAUTH") => Refusal::Unavailable,
+            // Of a Cluster: another node owns the slot, is about to, or none is known to.
+            Some("MOVED" | "ASK" | "TRYAGAIN" | "CLUSTERDOWN") => Refusal::Unavailable,
             _ => Refusal::Unknown,
         }
     }
@@ -107,7 +109,7 @@ impl Keys {
     /// The call of a script.
     pub(super) fn call(&self, script: &str, keys: &[&str]) -> redis::Cmd {
         let mut command = redis::cmd("EVALSHA");
-        command.arg(script).arg(keys.len()).arg(keys);
+        command.arg(script).arg(keys.len() + 1).arg(keys).arg(&self.none);
         command
     }
 }
@@ -126,6 +128,14 @@ mod tests {
         assert_eq!(answered("-FULL the claims hold enough\r\n"), Refusal::Rejected);
         assert_eq!(answered("-TERM another term has begun\r\n"), Refusal::Unavailable);
         assert_eq!(answered("-READONLY a replica\r\n"), Refusal::Unavailable);
+        for cluster in [
+            "-MOVED 1 a:1\r\n",
+            "-ASK 1 a:1\r\n",
+            "-TRYAGAIN\r\n",
+            "-CLUSTERDOWN down\r\n",
+        ] {
+            assert_eq!(answered(cluster), Refusal::Unavailable, "{cluster}");
+        }
         assert_eq!(answered("-ERR within a script\r\n"), Refusal::Unknown);
         assert_eq!(CallError::Late.refusal(), Refusal::Unknown);
         let not_loaded = CallError::NotLoaded(End::Failed(String::new()));

@@ -57,7 +57,9 @@ impl Shared {
         outgoing: &mut UnboundedReceiver<Outgoing>,
         first: &Sender<Option<End>>,
     ) -> Result<Infallible, End> {
-        let found = self.settings.server.find(attempt).await?;
+        let mut probe = redis::cmd("EXISTS");
+        probe.arg(&self.keys.events);
+        let found = self.settings.server.find(attempt, Some(&probe)).await?;
         let reader = found.connect().await?;
         let Found {
             connection: mut writer,
@@ -91,8 +93,9 @@ impl Shared {
         self.messages.open(writer.clone(), scripts.clone());
         // Aborted when the session ends.
         let mut tasks = JoinSet::new();
-        let (shared, told) = (Arc::clone(self), first.clone());
+        let (shared, told, server) = (Arc::clone(self), first.clone(), address.clone());
         let caught_up = move || {
+            shared.note_server(&server);
             shared.go_up();
             let _ = told.send(None);
         };
@@ -211,6 +214,15 @@ impl Shared {
             } else {
                 self.note_newest(number.unsigned_abs());
             }
+        }
+    }
+
+    /// Notes which server the link is to.
+    fn note_server(&self, address: &str) {
+        let last = self.last_server.lock().replace(address.to_owned());
+        if let Some(last) = last.filter(|last| last != address) {
+            self.metrics.servers_changed.add(1);
+            tracing::info!(from = last, to = address, "the broker is another server now");
         }
     }
 

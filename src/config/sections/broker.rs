@@ -30,12 +30,13 @@ section! {
         /// of a Redis (7.0 or later) or Valkey server. See [scaling.md](scaling.md).
         value kind: BrokerKind = BrokerKind::Embedded;
         /// One URL or several, which are tried in turn. NATS: `nats://host:port` or `tls://host:port`. Redis:
-        /// `redis://host:port` or, with TLS, `rediss://host:port`; by a Sentinel `sentinel://host:port/master` or
-        /// `sentinels://host:port/master`. Secrets do not stand in a URL. Not set: the usual port of this machine.
+        /// `redis://host:port` or, with TLS, `rediss://host:port`, also for the nodes of a Redis Cluster; by a Sentinel
+        /// `sentinel://host:port/master` or `sentinels://host:port/master`. Secrets do not stand in a URL. Not set: the usual
+        /// port of this machine.
         value url: Option<Urls> = None, check |urls| urls.as_ref().map_or(Ok(()), without_secrets);
         /// NATS: the first tokens of all subjects, and the beginning of the names of the streams: `<prefix>_LOG`,
         /// `<prefix>_PLAIN`, `<prefix>_MERGED`, `<prefix>_CONTROL`, `<prefix>_SESSIONS` and `<prefix>_KEYS`. Redis: the beginning
-        /// of all keys: `<prefix>:events` and others. Gateways with the same prefix share everything.
+        /// of all keys: `{<prefix>}:events` and others. Gateways with the same prefix share everything.
         value prefix: String = "tickgate".to_owned(), check |prefix| subject(prefix);
         /// The file with the JWT and the seed of a NATS user.
         value credentials_file: Option<PathBuf> = None;

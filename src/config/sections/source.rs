@@ -30,8 +30,8 @@ section! {
         /// What is read from Redis: `stream:<key>`, `channel:<name>` or `pattern:<pattern>` of Pub/Sub.
         value redis: Option<RedisFrom> = None;
         /// The server, one URL or several that are tried in turn. NATS: `nats://host:port` or `tls://host:port`. Redis:
-        /// `redis://host[:port][/database]` or, with TLS, `rediss://…`; by a Sentinel `sentinel://host:port/master` or
-        /// `sentinels://…`. If this is not set, it is the local one.
+        /// `redis://host[:port][/database]` or, with TLS, `rediss://…`, also for the nodes of a Redis Cluster; by a Sentinel
+        /// `sentinel://host:port/master` or `sentinels://…`. If this is not set, it is the local one.
         value url: Option<Urls> = None;
         /// The user of NATS or the ACL user of Redis. It needs a password.
         value user: Option<String> = None, check not_blank;

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use parking_lot::Mutex;
-use redis::RedisError;
 use redis::aio::MultiplexedConnection;
+use redis::{ErrorKind, RedisError, ServerErrorKind};
 
 use super::Response;
 use crate::backend::feeds::PublishMode;
@@ -116,7 +116,7 @@ impl Server {
         if let Some(connection) = made {
             return Ok(connection);
         }
-        let found = self.server.find(self.attempts.fetch_add(1, Relaxed)).await;
+        let found = self.server.find(self.attempts.fetch_add(1, Relaxed), None).await;
         let connection = found.map_err(|error| match error {
             NoConnection::Refused(_) => PollFailure::Refused(error.to_string()),
             NoConnection::Unreachable(why) => PollFailure::Unreachable(why),
@@ -127,6 +127,10 @@ impl Server {
     }
 
     fn failure(&self, error: &RedisError) -> PollFailure {
+        if error.kind() == ErrorKind::Server(ServerErrorKind::Moved) {
+            let why = "the server belongs to a Redis Cluster, in which feeds cannot read";
+            return PollFailure::Refused(format!("{why}: {error}"));
+        }
         if error.code().is_some() {
             return PollFailure::Refused(error.to_string());
         }

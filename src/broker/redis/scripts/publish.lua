@@ -1,7 +1,7 @@
 -- Appends a batch, if the caller knows the newest term. Returns the number of each entry: negative if it is a duplicate of
 -- an earlier one, and 0 if it is a merged value, which is stored in the place of the last one.
 --
--- KEYS: events, kept, state, merged. ARGV: the prefix, the term, the most bytes of `kept` and of `events`, the milliseconds for
+-- KEYS: events, kept, state, merged. ARGV: what all keys begin with, the term, the most bytes of `kept` and of `events`, the milliseconds for
 -- which ids are remembered; and for each entry its kind and name, its payload, how many entries of its channel are kept, and
 -- its id or ''.
 local events, kept, state, merged, prefix = KEYS[1], KEYS[2], KEYS[3], KEYS[4], ARGV[1]

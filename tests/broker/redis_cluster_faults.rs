@@ -1,0 +1,187 @@
+//! What the Redis broker promises over a Redis Cluster: the suite, and what happens when the slot of its keys gets another
+//! owner.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tickgate::broker::{Broker, Link};
+use tickgate::event::Refusal;
+use tokio::runtime::Runtime;
+
+use crate::node::{Node, World, check_order, event, until, with_id};
+use crate::redis_cluster::{Cluster, query};
+use crate::redis_server::servers;
+use crate::{claims, sessions, suite};
+
+/// The hash tag of the keys of a test.
+const TAG: &str = "{suite.one}";
+
+#[test]
+fn the_suite_holds_over_a_redis_cluster() {
+    for program in servers() {
+        World::each_over(
+            Cluster::start(&program, TAG),
+            &[
+                suite::every_reader_on_every_gateway_gets_every_event_once_and_in_order,
+                suite::a_client_recovers_on_another_gateway_exactly_what_it_missed,
+                suite::a_position_ahead_of_a_gateway_is_waited_for_and_one_below_the_history_is_told,
+                suite::an_id_that_is_repeated_through_another_gateway_is_one_event_with_one_offset,
+                suite::a_gateway_that_starts_later_has_the_same_state,
+                suite::merged_values_are_the_same_on_every_gateway_and_on_one_that_starts_later,
+                suite::an_unchanged_value_is_not_sent_whoever_publishes_it,
+                suite::a_deletion_holds_on_every_gateway_and_on_one_that_starts_later,
+                suite::versions_are_integers_that_every_client_can_read,
+                sessions::a_session_is_taken_back_once_at_any_gateway_and_by_its_user_in_time,
+                claims::a_name_is_claimed_once_and_changed_by_whoever_knows_its_version,
+            ],
+        );
+    }
+}
+
+/// A backend that publishes numbers on `kept.a`, one after the other, each again with its id until it is published.
+struct Backend {
+    ends: Arc<AtomicBool>,
+    thread: JoinHandle<Vec<u64>>,
+}
+
+impl Backend {
+    fn start(node: &Node, name: &'static str) -> Self {
+        let (ends, broker) = (Arc::new(AtomicBool::new(false)), Arc::clone(&node.broker));
+        let is_over = Arc::clone(&ends);
+        let thread = std::thread::spawn(move || {
+            let runtime = Runtime::new().expect("a runtime");
+            let mut offsets = Vec::new();
+            while !is_over.load(Relaxed) {
+                let number = offsets.len();
+                offsets.push(publish(&runtime, &*broker, name, number));
+                // The history holds all of them.
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            offsets
+        });
+        Self { ends, thread }
+    }
+
+    /// Ends it. Returns the offsets of its events.
+    fn end(self) -> Vec<u64> {
+        self.ends.store(true, Relaxed);
+        self.thread.join().expect("it published all")
+    }
+}
+
+/// Publishes a number until it is published. Returns its offset.
+fn publish(runtime: &Runtime, broker: &dyn Broker, name: &str, number: usize) -> u64 {
+    let event = with_id("kept.a", format!("[0,{number}]"), &format!("{name} {number}"));
+    loop {
+        match runtime.block_on(broker.publish(vec![event.clone()]))[0] {
+            Ok(receipt) => return receipt.offset.expect("a history"),
+            Err(Refusal::Unavailable | Refusal::Unknown) => std::thread::sleep(Duration::from_millis(10)),
+            Err(Refusal::Rejected) => panic!("the server refuses an event"),
+        }
+    }
+}
+
+fn until_changed(world: &mut World, changes: u64) {
+    for node in &mut world.nodes {
+        let broker = node.redis.clone().expect("Redis");
+        until("another owner", || broker.sample().servers_changed >= changes);
+        assert_eq!(broker.sample().servers_changed, changes);
+        node.wait_for(Link::Up);
+    }
+}
+
+/// Runs what replaces the owner while a backend publishes, and checks that every gateway got every event.
+fn lossless(world: &mut World, name: &'static str, changes: u64, replace: impl FnOnce(&mut World)) {
+    let backend = Backend::start(&world.nodes[0], name);
+    replace(world);
+    until_changed(world, changes);
+    let offsets = backend.end();
+    assert!(offsets.is_sorted(), "{name}: offsets grow");
+    for node in &mut world.nodes {
+        let mut got = Vec::new();
+        node.take_until(&mut got, offsets.len());
+        check_order(&got).unwrap_or_else(|why| panic!("{name}: {why}"));
+        assert_eq!((got.len(), node.resyncs), (offsets.len(), 0), "{name}");
+    }
+}
+
+/// Moves the slot to another node. No event is taken while the keys lie at two nodes.
+fn move_slot(world: &mut World, cluster: &Cluster, (from, to): (usize, usize)) {
+    cluster.open_slot(from, to);
+    cluster.move_keys(from, to, |key| key.ends_with(":kept"));
+    world.nodes.iter_mut().for_each(|node| node.wait_for(Link::Down));
+    let refused = world.nodes[1].publish(vec![event("plain.a", 1)]);
+    assert_eq!(refused, [Err(Refusal::Unavailable)]);
+    cluster.move_keys(from, to, |_| true);
+    cluster.close_slot(from, to);
+}
+
+/// The owner is killed, and its replica may lack the end of the log. No position may stand for an event that is lost.
+fn kill_owner(world: &mut World, cluster: &Cluster, changes: u64, (master, replica): (usize, usize)) {
+    let epoch = world.nodes[0].hub.epoch();
+    cluster.replicate(master, replica);
+    let backend = Backend::start(&world.nodes[0], "killed");
+    let before = world.nodes[1].hub.newest_version();
+    until("some events", || world.nodes[1].hub.newest_version() > before);
+    cluster.nodes[master].end();
+    until_changed(world, changes);
+    let offsets = backend.end();
+    world.nodes[2].publish_one(event("kept.end", 0));
+    world.add();
+    let number_of = |data: &String| -> usize {
+        let (_, number): (u64, usize) = serde_json::from_str(data).expect("a number");
+        number
+    };
+    // What is in the log from the first of these events on, by a gateway that knows nothing but the log.
+    let new = world.nodes.last_mut().expect("one");
+    until("the last event", || new.last("kept.end").is_some());
+    let after = offsets
+        .iter()
+        .find_map(|offset| Some((*offset, new.recover("kept.a", epoch, *offset)?)));
+    let (first, log) = after.expect("the history has not forgotten all");
+    let log: Vec<usize> = log.iter().map(number_of).collect();
+    for node in &mut world.nodes {
+        until("the last event", || node.last("kept.end").is_some());
+        node.take_messages();
+        for (number, offset) in offsets.iter().enumerate().filter(|(_, offset)| **offset > first) {
+            let Some(missed) = node.recover("kept.a", epoch, *offset) else {
+                continue;
+            };
+            let missed: Vec<usize> = missed.iter().map(number_of).collect();
+            let at = log.iter().position(|logged| *logged == number);
+            let at = at.unwrap_or_else(|| panic!("{number} is lost, and its position is taken for true"));
+            assert_eq!(missed, log[at + 1..], "after {number}");
+        }
+        assert_eq!(node.hub.epoch(), epoch);
+    }
+    let is_lost = (0..offsets.len()).any(|number| offsets[number] > first && !log.contains(&number));
+    let is_told = world.nodes[..3].iter().any(|node| node.resyncs > 0);
+    assert!(
+        is_told || !is_lost,
+        "an event was published and lost, and nobody was told"
+    );
+}
+
+#[test]
+fn a_slot_with_another_owner_takes_the_gateways_with_it() {
+    for program in servers() {
+        let cluster = Rc::new(Cluster::start(&program, TAG));
+        let (owner, replica) = (cluster.owner, cluster.replica);
+        let other = (owner + 1) % 3;
+        let mut world = World::cluster(Rc::clone(&cluster));
+        world.nodes.iter_mut().for_each(|node| node.join("kept.a"));
+        lossless(&mut world, "moved", 1, |world| {
+            move_slot(world, &cluster, (owner, other))
+        });
+        lossless(&mut world, "moved back", 2, |world| {
+            move_slot(world, &cluster, (other, owner));
+        });
+        lossless(&mut world, "handed over", 3, |_| {
+            query::<()>(&cluster.nodes[replica], redis::cmd("CLUSTER").arg("FAILOVER"));
+        });
+        kill_owner(&mut world, &cluster, 4, (replica, owner));
+    }
+}
