@@ -95,6 +95,7 @@ fn sessions_are_apart(one: &mut Node, two: &mut Node) {
                 user: Some("u1".into()),
                 patterns: vec![(Pattern::parse("kept.*").expect("valid").in_tenant(tenant(1)), None)],
                 window_ms: 120_000,
+                subscribed_at: 0,
             },
         };
         assert_eq!(one.broker.keep_session(record), Ok(()));
