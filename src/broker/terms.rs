@@ -127,6 +127,15 @@ impl Table {
         self.terms.windows(2).map(gap).filter(|gap| !gap.is_empty()).collect()
     }
 
+    /// The positions that no client can have, or that may stand for events which the log has lost: also those of terms that
+    /// are forgotten, because nobody knows any more which of them were lost. A hub that has followed the log for long may
+    /// still have events of these.
+    pub(super) fn not_valid(&self) -> Vec<Range<u64>> {
+        // A hub that begins with the first event of a term has the position before it; 0 is the beginning of every channel.
+        let forgotten = 1..self.terms[0].start.saturating_sub(1);
+        std::iter::once(forgotten).chain(self.lost()).collect()
+    }
+
     /// Whether everything that was applied up to `applied` under the table `before` is the same in this log, whose newest
     /// number is `last`.
     pub(super) fn continues(&self, before: &Self, applied: u64, last: u64) -> bool {
@@ -194,6 +203,8 @@ mod tests {
         let lost = second.lost();
         let expected = first.version(50).expect("in the term")..second.current().start;
         assert_eq!((lost.len(), lost.first()), (1, Some(&expected)));
+        let start = first.current().start;
+        assert_eq!(second.not_valid(), [1..start - 1, expected]);
         assert!(second.continues(&first, 49, 60) && !second.continues(&first, 50, 60));
         assert!(!second.continues(&first, 49, 40), "the log is shorter");
         assert!(!first.continues(&second, 51, 60), "an unknown term");
@@ -448,7 +459,7 @@ mod tests {
     fn runs() -> std::ops::Range<u64> {
         match std::env::var("TICKGATE_SEED").ok().and_then(|seed| seed.parse().ok()) {
             Some(seed) => seed..seed + 1,
-            None => 0..2000,
+            None => 0..std::env::var("TICKGATE_SEEDS").map_or(2000, |seeds| seeds.parse().expect("a number")),
         }
     }
 
@@ -460,7 +471,9 @@ mod tests {
             answered += answers;
             assert_eq!(wrong, 0, "TICKGATE_SEED={seed}");
         }
-        assert!(runs().count() == 1 || answered > 20_000, "{answered} answers");
+        println!("{answered} answers were true");
+        let runs = runs().count() as u64;
+        assert!(runs == 1 || answered > 10 * runs, "{answered} answers in {runs} runs");
     }
 
     #[test]

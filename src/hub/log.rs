@@ -62,7 +62,7 @@ impl Hub {
         })
     }
 
-    /// Names the numbers that the log has lost. A position in one of these ranges is not valid.
+    /// Names the numbers that the log has lost, or may have lost. A position in one of these ranges is not valid.
     pub fn set_lost(&self, lost: Vec<Range<u64>>) {
         *self.terms.lost.lock() = lost;
     }

@@ -152,7 +152,7 @@ impl Replica {
     /// session has begun that. Otherwise the hub begins anew: merged values are to be restored, and then
     /// [`Replica::read_back`] is to be called.
     pub(in crate::broker) fn place(&self, table: &Table, extent: Extent) -> Option<u64> {
-        self.hub.set_lost(table.lost());
+        self.hub.set_lost(table.not_valid());
         self.metrics.term_ms.store(table.began_ms(), Ordering::Relaxed);
         let mut position = self.position.lock();
         let continues = |before: &Table| table.continues(before, position.applied, extent.last);
@@ -219,7 +219,7 @@ impl Replica {
                     "another gateway has found no notice in the log, and began a new epoch".to_owned(),
                 ));
             }
-            self.hub.set_lost(table.lost());
+            self.hub.set_lost(table.not_valid());
             self.metrics.term_ms.store(table.began_ms(), Ordering::Relaxed);
             position.table = Some(table);
         }
