@@ -71,25 +71,28 @@ pub(super) fn end_of(task: Result<End, JoinError>) -> End {
 #[derive(Debug)]
 pub(super) struct Retry {
     backoff: Duration,
-    said: String,
+    // What was said last of each server that is tried in turn.
+    said: Vec<String>,
 }
 
 impl Default for Retry {
     fn default() -> Self {
         Self {
             backoff: BACKOFF.0,
-            said: String::new(),
+            said: Vec::new(),
         }
     }
 }
 
 impl Retry {
-    /// Notes why a session ended, and returns how long to wait. Logs each reason once. If events are missing, the broker
-    /// itself is well, and a long wait would lose more of them.
-    pub(super) fn after(&mut self, was_up: bool, end: &End) -> Duration {
-        if was_up || self.said != end.reason() {
-            end.reason().clone_into(&mut self.said);
-            tracing::warn!(reason = self.said, "the link to the broker is down; it is tried again");
+    /// Notes why a session with one of the servers ended, and returns how long to wait. Logs the reason each time that it
+    /// changes. If events are missing, the broker itself is well, and a long wait would lose more of them.
+    pub(super) fn after(&mut self, server: usize, was_up: bool, end: &End) -> Duration {
+        if self.is_news(server, was_up, end.reason()) {
+            tracing::warn!(
+                reason = end.reason(),
+                "the link to the broker is down; it is tried again"
+            );
         }
         self.backoff = if was_up || matches!(end, End::Gap(_)) {
             BACKOFF.0
@@ -97,6 +100,13 @@ impl Retry {
             (2 * self.backoff).min(BACKOFF.1)
         };
         rand::rng().random_range(Duration::ZERO..=self.backoff)
+    }
+
+    fn is_news(&mut self, server: usize, was_up: bool, reason: &str) -> bool {
+        self.said.resize(self.said.len().max(server + 1), String::new());
+        let is_news = was_up || self.said[server] != reason;
+        reason.clone_into(&mut self.said[server]);
+        is_news
     }
 }
 
@@ -128,13 +138,23 @@ mod tests {
         let failed = End::Failed(String::new());
         let mut retry = Retry::default();
         for _ in 0..20 {
-            assert!(retry.after(false, &failed) <= BACKOFF.1);
+            assert!(retry.after(0, false, &failed) <= BACKOFF.1);
         }
         assert_eq!(retry.backoff, Duration::from_secs(2));
-        retry.after(true, &failed);
+        retry.after(0, true, &failed);
         assert_eq!(retry.backoff, BACKOFF.0);
-        retry.after(false, &failed);
-        retry.after(false, &End::Gap(String::new()));
+        retry.after(0, false, &failed);
+        retry.after(0, false, &End::Gap(String::new()));
         assert_eq!(retry.backoff, BACKOFF.0);
+    }
+
+    #[test]
+    fn a_reason_is_said_when_it_changes_for_one_of_several_servers() {
+        let mut retry = Retry::default();
+        let mut news = |server, was_up, reason| retry.is_news(server, was_up, reason);
+        assert!(news(0, false, "no connection to a") && news(1, false, "no connection to b"));
+        assert!(!news(0, false, "no connection to a") && !news(1, false, "no connection to b"));
+        assert!(news(1, false, "the password is wrong") && !news(0, false, "no connection to a"));
+        assert!(news(0, true, "no connection to a"), "the link was up");
     }
 }

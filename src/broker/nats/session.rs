@@ -51,7 +51,7 @@ impl Shared {
             while let Ok(unsent) = outgoing.try_recv() {
                 self.not_sent(unsent.number);
             }
-            let wait = retry.after(was_up, &end);
+            let wait = retry.after(attempt % self.settings.urls.len(), was_up, &end);
             let _ = first.send(Some(end));
             attempt += 1;
             sleep(wait).await;

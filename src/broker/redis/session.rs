@@ -44,7 +44,7 @@ impl Shared {
                     self.not_sent(draft.number);
                 }
             }
-            let wait = retry.after(was_up, &end);
+            let wait = retry.after(attempt % self.settings.urls.len(), was_up, &end);
             let _ = first.send(Some(end));
             attempt += 1;
             sleep(wait).await;
