@@ -156,10 +156,9 @@ impl Bare {
         self.stream.write_all(bytes).await
     }
 
-    /// The socket. Nothing may have been read from it since the handshake.
-    pub(crate) fn into_stream(self) -> TcpStream {
-        assert!(self.received.is_empty(), "read already: {:?}", self.received);
-        self.stream
+    /// The socket, and how many bytes were read from it together with the answer to the handshake.
+    pub(crate) fn into_stream(self) -> (TcpStream, usize) {
+        (self.stream, self.received.len())
     }
 
     /// Reads what has arrived, without waiting. Returns all messages since the handshake and the end when the connection

@@ -62,7 +62,7 @@ async fn long_echoed_messages_do_not_end_the_connection() {
     let echo = "[[endpoint]]\npath = \"/echo\"\ndialect = \"echo\"\nanonymous = true\nmessage_bytes = 33554432\n\
                 [heartbeat]\ninterval = \"10m\"\ntimeout = \"20m\"";
     let gateway = Gateway::start("shards = 1", echo).await;
-    let (mut reading, mut writing) = gateway.connect_bare("/echo").await.into_stream().into_split();
+    let (mut reading, mut writing) = gateway.connect_bare("/echo").await.into_stream().0.into_split();
     // All messages are sent before the first reply is read.
     let sending = tokio::spawn(async move {
         for number in 0..MESSAGES {

@@ -55,8 +55,9 @@ async fn publish_all(gateway: &Gateway, channels: usize) {
 }
 
 /// Reads until `bytes` have come, and holds the connection.
-async fn read(mut stream: TcpStream, bytes: usize) -> TcpStream {
-    let (mut room, mut left) = (vec![0; 64 * 1024], bytes);
+async fn read(client: Bare, bytes: usize) -> TcpStream {
+    let (mut stream, begun) = client.into_stream();
+    let (mut room, mut left) = (vec![0; 64 * 1024], bytes.saturating_sub(begun));
     while left > 0 {
         let read = stream.read(&mut room).await.expect("read");
         assert!(read > 0, "the connection has ended");
@@ -76,7 +77,7 @@ auto_subscribe = ["market.*", "system.status"]
     publish_all(&gateway, crowd.channels).await;
     // The frames are made once for all clients. They belong to the state.
     let first = Bare::upgraded(gateway.public, "/ws/market").await;
-    let mut streams = vec![read(first.into_stream(), crowd.channels * 100).await];
+    let mut streams = vec![read(first, crowd.channels * 100).await];
     let (before, _) = gateway.memory_kb();
     gateway.forget_peak();
     let mut arriving = JoinSet::new();
@@ -85,9 +86,9 @@ auto_subscribe = ["market.*", "system.status"]
         arriving.spawn(async move {
             let client = Bare::upgraded(public, "/ws/market").await;
             if crowd.reads {
-                read(client.into_stream(), crowd.channels * 100).await
+                read(client, crowd.channels * 100).await
             } else {
-                client.into_stream()
+                client.into_stream().0
             }
         });
     }
