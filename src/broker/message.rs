@@ -104,6 +104,8 @@ pub(super) enum Problem {
     Format,
     #[error("the data is not one JSON value")]
     Data,
+    #[error("it is not a notice of this version of tickgate")]
+    Notice,
     #[error(
         "the channel keeps state here, but its events are not in the log: the gateways have different [[channel]] entries"
     )]

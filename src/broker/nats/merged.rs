@@ -91,7 +91,7 @@ impl Shared {
             return;
         };
         if let Some(error) = &ack.error {
-            tracing::warn!(reason = error.description, "the broker refuses a merged value");
+            self.log_refused(&error.description);
         }
         self.value_answered(number, ack.error.is_none());
     }

@@ -149,7 +149,7 @@ impl Shared {
             }
             match serde_json::from_slice::<Ack>(&message.payload) {
                 Ok(Ack { error: Some(error), .. }) => {
-                    tracing::warn!(reason = error.description, "the broker refuses an event");
+                    self.log_refused(&error.description);
                     self.pending.finish(number, Err(Refusal::Rejected), Instant::now());
                 }
                 Ok(Ack { duplicate: true, .. }) => {

@@ -62,7 +62,7 @@ use std::ops::Deref;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -154,7 +154,6 @@ struct Shared {
     outgoing: mpsc::UnboundedSender<Outgoing>,
     // The newest number of the log that this gateway has heard of.
     newest: AtomicU64,
-    refused_logged: Mutex<Option<Instant>>,
     // The address of the server of the last session that came up.
     last_server: Mutex<Option<String>>,
 }
@@ -254,7 +253,6 @@ impl Redis {
             messages: Messages::default(),
             outgoing,
             newest: AtomicU64::new(0),
-            refused_logged: Mutex::default(),
             last_server: Mutex::default(),
             settings,
         });

@@ -27,9 +27,6 @@ const BATCH_BYTES: usize = 1 << 20;
 /// How often a Sentinel is asked whether the server is still the master.
 const SENTINEL_EVERY: Duration = Duration::from_secs(2);
 
-/// That the server refuses events is logged at most once in this time.
-const REFUSED_LOGGED: Duration = Duration::from_secs(60);
-
 impl Shared {
     /// Connects again and again until the broker is dropped. `first` gets why the first session ended, or `None` as soon as
     /// it is up.
@@ -44,7 +41,7 @@ impl Shared {
                     self.not_sent(draft.number);
                 }
             }
-            let wait = retry.after(attempt % self.settings.urls.len(), was_up, &end);
+            let wait = retry.after(attempt % self.settings.server.addresses.len().max(1), was_up, &end);
             let _ = first.send(Some(end));
             attempt += 1;
             sleep(wait).await;
@@ -223,15 +220,6 @@ impl Shared {
         if let Some(last) = last.filter(|last| last != address) {
             self.metrics.servers_changed.add(1);
             tracing::info!(from = last, to = address, "the broker is another server now");
-        }
-    }
-
-    fn log_refused(&self, reason: &str) {
-        let (mut logged, now) = (self.refused_logged.lock(), Instant::now());
-        let is_due = |logged: Instant| now.saturating_duration_since(logged) >= REFUSED_LOGGED;
-        if logged.is_none_or(is_due) {
-            *logged = Some(now);
-            tracing::warn!(reason, "the broker refuses events (said once a minute)");
         }
     }
 

@@ -15,9 +15,6 @@ use tickgate_protocol::channel::{Channel, Tenant};
 /// about to hand over may take the place of a newer one.
 const LATE_MS: u64 = 1000;
 
-/// A message that was no event is logged at most once in this time.
-const SKIPPED_LOGGED: Duration = Duration::from_secs(60);
-
 /// The place of a message in the log.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::broker) struct Place {
@@ -146,12 +143,43 @@ impl Replica {
 
     pub(in crate::broker) fn skip(&self, problem: Problem, name: &str) {
         self.metrics.skipped.add(1);
-        let mut position = self.position.lock();
-        let now = Instant::now();
-        let is_due = |logged: Instant| now.saturating_duration_since(logged) >= SKIPPED_LOGGED;
-        if position.skipped_logged.is_none_or(is_due) {
-            position.skipped_logged = Some(now);
+        if self.skipped_logged.lock().is_due(Instant::now()) {
             tracing::warn!(name, %problem, "a message of the broker is skipped (said once a minute)");
         }
+    }
+
+    /// The broker has refused an event or a merged value.
+    pub(in crate::broker) fn log_refused(&self, reason: &str) {
+        if self.refused_logged.lock().is_due(Instant::now()) {
+            tracing::warn!(reason, "the broker refuses events (said once a minute)");
+        }
+    }
+}
+
+/// Lets something that may happen often be logged once a minute.
+#[derive(Debug, Default)]
+pub(super) struct OnceAMinute(Option<Instant>);
+
+impl OnceAMinute {
+    fn is_due(&mut self, now: Instant) -> bool {
+        let is_due = |logged: Instant| now.saturating_duration_since(logged) >= Duration::from_secs(60);
+        let is_due = self.0.is_none_or(is_due);
+        if is_due {
+            self.0 = Some(now);
+        }
+        is_due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_happens_often_is_logged_once_a_minute() {
+        let (mut logged, start) = (OnceAMinute::default(), Instant::now());
+        let seconds = [0, 1, 59, 60, 61, 120];
+        let due = seconds.map(|second| logged.is_due(start + Duration::from_secs(second)));
+        assert_eq!(due, [true, false, false, true, false, true]);
     }
 }

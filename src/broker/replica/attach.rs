@@ -11,6 +11,7 @@ use super::{Place, Replica};
 use crate::broker::ClassTable;
 use crate::broker::link::{DEAF, End};
 use crate::broker::terms::{FORMAT, Notice, Table};
+use crate::broker::message::Problem;
 use crate::hub::{Epoch, LOG_STEP};
 
 /// Where a log begins and ends.
@@ -191,6 +192,10 @@ impl Replica {
         position.applied = sequence;
         Some(table)
     }
+        let notice = Notice::parse(payload);
+        if notice.is_none() {
+            self.skip(Problem::Notice, "terms");
+        }
 
     /// Takes a notice from the log.
     ///
@@ -208,10 +213,6 @@ impl Replica {
         let known = position.table.as_ref();
         let (current, epoch) = known.map_or((0, 0), |table| (table.current().first, table.epoch));
         let opens = |notice: &Notice| notice.opens.is_some() && place.sequence > current;
-        let notice = Notice::parse(payload);
-        if notice.is_none() {
-            self.metrics.skipped.add(1);
-        }
         let opened = notice.filter(opens);
         if let Some(table) = opened.and_then(|notice| Table::of(&notice, place.sequence, place.stored_ms)) {
             if table.epoch != epoch {

@@ -49,6 +49,7 @@ use merged::Merging;
 pub type Applied = Box<dyn Fn(&Channel) + Send + Sync>;
 
 /// Who is told what comes from the broker.
+use apply::OnceAMinute;
 pub struct Listeners {
     /// See [`Applied`].
     pub applied: Applied,
@@ -96,6 +97,8 @@ pub(in crate::broker) struct Replica {
 pub(in crate::broker) struct Position {
     /// The terms of the log; `None`: the gateway has never attached, or begins anew.
     pub(in crate::broker) table: Option<Table>,
+    skipped_logged: Mutex<OnceAMinute>,
+    refused_logged: Mutex<OnceAMinute>,
     /// The number of the last message of the log that was applied.
     pub(in crate::broker) applied: u64,
     /// The broker that the gateway is connected to; see [`Notice::incarnation`].
@@ -110,7 +113,6 @@ pub(in crate::broker) struct Position {
     was_up: bool,
     // The same instant on the broker's clock, in Unix milliseconds, and on the gateway's, in monotonic ones.
     time: Option<(u64, u64)>,
-    skipped_logged: Option<Instant>,
     // The highest fence of an event of channels that keep state, and of all others.
     fences: [u64; 2],
 }
@@ -174,6 +176,8 @@ impl Replica {
         if self.is_up() { Link::Up } else { Link::Down }
     }
 
+            skipped_logged: Mutex::default(),
+            refused_logged: Mutex::default(),
     /// See [`super::Broker::prepare`].
     pub(in crate::broker) fn prepare(&self, version: u64) -> Readiness {
         if !self.is_up() {
