@@ -79,6 +79,8 @@ struct Facts<'a> {
     not_publishing: Option<&'static str>,
     pressure: Pressure,
     broker: &'a BrokerSample,
+    /// Why there is no link to the broker that several gateways share.
+    trouble: Option<&'a str>,
     /// How many channels are stale, and some of their names.
     stale: (usize, Vec<Channel>),
     /// What the operators of all tenants see besides.
@@ -113,11 +115,13 @@ impl Admin {
             sources.retain(|source| source.tenant == tenant);
             backends.retain(|backend| backend.tenant == tenant);
         }
+        let trouble = parts.health.broker_trouble();
         let mut checks = checks(&Facts {
             not_ready: parts.health.not_ready(),
             not_publishing: parts.health.not_publishing(),
             pressure: parts.health.memory(),
             broker: &(parts.broker_sample)(),
+            trouble: trouble.as_ref().map(|(_, reason)| &**reason),
             stale: parts.hub.stale(viewer.scope(), STALE_NAMED),
             process: viewer.scope().is_none().then_some(ProcessFacts {
                 snapshot_failing: parts.health.snapshot_failing(),
@@ -155,7 +159,13 @@ fn checks(facts: &Facts<'_>) -> Vec<Check> {
                 Status::Warn,
                 "drains: clients are told to connect to another gateway, and new ones are refused",
             ),
-            Some(_) => Check::new("gateway", Status::Bad, "is not ready, because its broker is lost"),
+            Some("broker_lost" | "broker_unfit") => {
+                Check::new("gateway", Status::Bad, "is not ready, because its broker is lost")
+            }
+            Some(stuck) => {
+                let detail = format!("is not ready, because events do not pass ({stuck})");
+                Check::new("gateway", Status::Bad, detail)
+            }
         },
         match facts.not_publishing {
             None => Check::new("publishing", Status::Ok, "takes events"),
@@ -189,7 +199,9 @@ fn checks(facts: &Facts<'_>) -> Vec<Check> {
             ),
         },
     ];
-    checks.extend(broker(facts.broker));
+    // The reason is for the operators of all tenants.
+    let trouble = facts.trouble.map(|reason| facts.process.as_ref().map(|_| reason));
+    checks.extend(broker(facts.broker, trouble));
     checks.push(freshness(&facts.stale, facts.tenants));
     if let Some(process) = &facts.process {
         checks.extend(process.snapshot_failing.map(snapshot));
@@ -215,15 +227,21 @@ fn checks(facts: &Facts<'_>) -> Vec<Check> {
 }
 
 /// Nothing for the embedded broker, which is never behind.
-fn broker(broker: &BrokerSample) -> Option<Check> {
+fn broker(broker: &BrokerSample, trouble: Option<Option<&str>>) -> Option<Check> {
     if !broker.is_up {
-        let detail =
+        let what =
             "is not connected or not current: nothing can be published, and events of other gateways are missing";
-        return (broker.connects > 0).then(|| Check::new("broker", Status::Bad, detail));
+        let detail = match trouble? {
+            Some(reason) => format!("{what}. {reason}"),
+            None => what.to_owned(),
+        };
+        return Some(Check::new("broker", Status::Bad, detail));
     }
     let waiting: u64 = broker.behind.iter().sum();
     // With nothing waiting, the delay is that of the last event, however long ago.
-    let delay_ms = if waiting > 0 { broker.delay_ms } else { 0 };
+    let lanes = broker.behind.iter().zip([broker.delay_ms, broker.plain_delay_ms]);
+    let delays = lanes.filter(|(behind, _)| **behind > 0).map(|(_, delay_ms)| delay_ms);
+    let delay_ms = delays.max().unwrap_or(0);
     let status = match delay_ms {
         DELAY_BAD_MS.. => Status::Bad,
         DELAY_WARN_MS.. => Status::Warn,
@@ -315,6 +333,7 @@ mod tests {
             not_publishing: None,
             pressure: Pressure::None,
             broker: &BrokerSample::default(),
+            trouble: None,
             stale: (0, Vec::new()),
             process: Some(ProcessFacts {
                 snapshot_failing: None,
@@ -352,6 +371,10 @@ mod tests {
         assert_eq!(of(|facts| facts.not_ready = Some("draining"), "gateway"), Status::Warn);
         assert_eq!(
             of(|facts| facts.not_ready = Some("broker_lost"), "gateway"),
+            Status::Bad
+        );
+        assert_eq!(
+            of(|facts| facts.not_ready = Some("shard_stuck"), "gateway"),
             Status::Bad
         );
         let full = |facts: &mut Facts<'_>| facts.not_publishing = Some("no_room_for_bodies");
@@ -409,9 +432,32 @@ mod tests {
             (nats(true, 5, 10_000), Status::Bad),
             (nats(false, 0, 0), Status::Bad),
         ] {
-            assert_eq!(broker(&sample).map(|check| check.status), Some(status), "{sample:?}");
+            let check = broker(&sample, Some(None));
+            assert_eq!(check.map(|check| check.status), Some(status), "{sample:?}");
         }
-        assert_eq!(broker(&BrokerSample::default()), None, "the embedded broker");
+        let plain = BrokerSample {
+            plain_delay_ms: 10_000,
+            behind: [0, 1],
+            ..nats(true, 0, 0)
+        };
+        assert_eq!(broker(&plain, None).map(|check| check.status), Some(Status::Bad));
+        assert_eq!(broker(&BrokerSample::default(), None), None, "the embedded broker");
+        // A tenant is not told the reason.
+        let broken = |facts: &mut Facts<'_>| facts.trouble = Some("no connection to nats-1");
+        let said = |change: &dyn Fn(&mut Facts<'_>)| {
+            let checks = checks_of(&GatewaySample::default(), |facts| change(facts));
+            checks
+                .into_iter()
+                .find(|check| check.name == "broker")
+                .expect("a check")
+                .detail
+        };
+        assert!(said(&broken).ends_with("are missing. no connection to nats-1"));
+        let of_tenant = |facts: &mut Facts<'_>| {
+            broken(facts);
+            facts.process = None;
+        };
+        assert!(said(&of_tenant).ends_with("are missing"));
 
         let dropping = Point {
             rates: Rates {

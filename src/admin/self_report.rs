@@ -17,7 +17,7 @@ use serde::Serialize;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::admin::statistics::{GatewaySample, Rates, Statistics};
-use crate::broker::{Broker, Claims, Duties, Fence, Link, Origin, Outcomes, Readiness, Submitted};
+use crate::broker::{Broker, Claims, Duties, Fence, Link, Origin, Outcomes, Readiness, Submitted, Trouble};
 use crate::event::{NewEvent, PublishOptions};
 use crate::metrics::ShardSample;
 use crate::suspended::{Claim, Record};
@@ -144,6 +144,10 @@ impl Broker for HealthWatch {
 
     fn link(&self) -> Link {
         self.broker.link()
+    }
+
+    fn trouble(&self) -> Option<Trouble> {
+        self.broker.trouble()
     }
 }
 

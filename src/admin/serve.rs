@@ -206,6 +206,9 @@ impl Admin {
 
     /// `GET /healthz` and `GET /readyz`
     pub(super) fn health(&self, path: &str) -> HttpResponse {
-        self.parts.health.response(path).unwrap_or_else(response::not_found)
+        self.parts
+            .health
+            .response(path, true)
+            .unwrap_or_else(response::not_found)
     }
 }

@@ -25,6 +25,7 @@ mod terms;
 
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use crate::event::{NewEvent, Refusal};
 use crate::hub::Receipt;
@@ -122,6 +123,11 @@ pub trait Broker: Send + Sync {
         Link::Up
     }
 
+    /// Why the link is down; `None`: it is up.
+    fn trouble(&self) -> Option<Trouble> {
+        None
+    }
+
     /// Whether events can be published now. `/readyz` reports it.
     fn is_ready(&self) -> bool {
         self.link() == Link::Up
@@ -170,6 +176,16 @@ pub enum Link {
     /// There is no connection, or it was not heard of for too long. Nothing is published.
     #[default]
     Down,
+}
+
+/// Why a link is down.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// Whether what the broker has, or the configuration of another gateway, does not fit to that of this one. Waiting does not
+    /// help then.
+    pub is_unfit: bool,
+    /// The reason, for operators.
+    pub reason: Arc<str>,
 }
 
 impl fmt::Display for Link {

@@ -93,7 +93,7 @@ pub trait Peers: Register {
     /// Takes no further requests that another gateway can answer. Those that were taken are answered.
     fn stop_answering(&self);
 
-    /// Sends a message that has no reply to all gateways, if the link is up. It may be lost.
+    /// Sends a message that has no reply to all gateways, if there is a connection to the broker. It may be lost.
     fn tell(&self, subject: &'static str, payload: Bytes) -> Doing<'_, ()>;
 
     /// Waits until what was told is handed to the network.

@@ -146,7 +146,11 @@ impl HttpService {
         let context = &*self.context;
         let Some(endpoint) = endpoint else {
             let path = request.uri().path();
-            let response = context.shared.health.response(path).ok_or_else(Refusal::unknown_path)?;
+            let response = context
+                .shared
+                .health
+                .response(path, false)
+                .ok_or_else(Refusal::unknown_path)?;
             return match *request.method() {
                 Method::GET | Method::HEAD | Method::OPTIONS => Ok(response),
                 _ => Err(Refusal::method(Health::METHODS)),

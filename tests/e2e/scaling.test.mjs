@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { test } from 'node:test';
 import WebSocket from 'ws';
+import { Tab } from './browser.mjs';
 import { Client, adminKey, atEnd, binary, directory, freePorts, root, secret, start, token, until, within } from './harness.mjs';
 import { cutter, recovering, subscriber } from './socket_io_clients.mjs';
 
@@ -154,7 +155,22 @@ test('a gateway with other classes is not ready, and says which class differs', 
   const two = await gateway(t, 'gateway-2', port, more, { ready: false });
   await until('the reason', () => two.run.err().includes('no class for \\"quotes.*\\"') || two.run.err().includes('no class for "quotes.*"'));
   assert.match(two.run.err(), /gateway-1/);
-  assert.equal(await two.request('GET', '/readyz').then(({ status }) => status, () => 503), 503);
+  const ready = await two.request('GET', '/readyz');
+  assert.equal(ready.status, 503);
+  const { message, detail } = JSON.parse(ready.text).error;
+  assert.deepEqual([message, detail.includes('no class for "quotes.*"')], ['broker_unfit', true], ready.text);
+  // Clients are not told what the configuration has.
+  const told = await fetch(`http://${two.address}/readyz`);
+  assert.deepEqual(await told.json(), { error: { code: 'NOT_READY', message: 'broker_unfit' } });
+  // The other gateway knows it, and so does who looks at its console.
+  const listed = async () => JSON.parse((await one.request('GET', '/api/gateways')).text).gateways.find(({ node }) => node === 'gateway-2');
+  await until('the other gateway', async () => (await listed())?.reason?.includes('quotes.*'));
+  const { checks } = JSON.parse((await one.request('GET', '/api/overview')).text);
+  assert.match(checks.find(({ name }) => name === 'gateways').detail, /"gateway-2" is not ready: .*quotes/);
+  const tab = await Tab.open(t, `http://127.0.0.1:${one.ports[1]}/`);
+  await tab.until('the sign-in', "document.querySelector('#key')");
+  await tab.evaluate(`document.querySelector('#key').value = ${JSON.stringify(adminKey)}; document.querySelector('form').requestSubmit()`);
+  await tab.until('the reason', "document.querySelector('[aria-label=\"Gateways that share the broker\"]')?.innerText.includes('quotes.*')");
   // When the other one has gone, its classes count no longer.
   one.run.child.kill('SIGKILL');
   await until('the gateway', () => two.request('GET', '/readyz').then(({ status }) => status === 200, () => false));

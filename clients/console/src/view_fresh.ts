@@ -25,6 +25,16 @@ export interface Overview {
 
 export const WORDS = { ok: "fine", warn: "look", bad: "wrong" } as const;
 
+/** A gateway that shares the broker, as it tells the others of itself. */
+interface Member {
+  node: string;
+  version: string;
+  status: string;
+  reason: string | null;
+  connections: number;
+  heard_seconds: number | null;
+}
+
 /** A gateway reports every five seconds. After three missing reports something is wrong. */
 const LATE_MS = 15_000;
 
@@ -55,6 +65,14 @@ export function open(context: Context): View {
     { title: "Up", numeric: true, text: ({ report }) => duration(report.uptime_s) },
     { title: "Version", text: ({ report }) => report.version },
   ], ({ report }) => report.node, "the first report comes within five seconds");
+  const members = new Table<Member>("Gateways that share the broker", [
+    { title: "State", text: ({ status }) => status, tone: ({ status }) => `state ${status === "ok" ? "ok" : "bad"}` },
+    { title: "Gateway", text: ({ node }) => node, tone: () => "name" },
+    { title: "Says", text: ({ reason }) => reason ?? "", tone: () => "wide" },
+    { title: "Heard of", numeric: true, text: ({ heard_seconds: s }) => (s === null ? "this one" : `${number(Math.round(s))} s ago`) },
+    { title: "Connections", numeric: true, text: ({ connections }) => number(connections) },
+    { title: "Version", text: ({ version }) => version },
+  ], ({ node }) => node, "none");
   const stale = new Table<Listed>("Stale channels", [
     { title: "Channel", make: (row) => h("a", { class: "code", href: `#channel/${encodeURIComponent(row().channel)}` }, row().channel) },
     { title: "Events kept", numeric: true, text: ({ events }) => number(events) },
@@ -63,9 +81,11 @@ export function open(context: Context): View {
   const silent = section("Stale channels",
     h("p", { class: "about" }, "Nothing was published to them for their fresh_within; their subscribers were told. A hundred are shown at most."), stale.element);
   silent.hidden = true;
+  const shared = section("Gateways that share the broker", members.element);
+  shared.hidden = true;
   const drain = h("button", { class: "danger", onclick: () => ask(context, `Drain ${session.node}`, "POST", "drain") }, "Drain this gateway");
   // The reports and a drain concern all tenants.
-  const element = h("div", {}, section("Checks", checks.element), silent, !tenant && section("Gateways", gateways.element),
+  const element = h("div", {}, section("Checks", checks.element), silent, !tenant && section("Gateways", gateways.element), shared,
     session.role === "operator" && !tenant && section("Act",
       h("p", { class: "about" }, "A drain tells all clients to connect to another gateway, closes their connections over server.drain, and ends the process."),
       h("p", { class: "actions" }, drain)));
@@ -75,6 +95,12 @@ export function open(context: Context): View {
       gateways.update([...live.reports.values()].sort((a, b) => (a.report.node < b.report.node ? -1 : 1)));
       const overview = await get<Overview>("overview");
       checks.update(overview.checks);
+      if (!tenant) {
+        const { gateways: all } = await get<{ gateways: Member[] }>("gateways");
+        // A gateway alone with its broker is known by its report.
+        shared.hidden = all.every(({ status }) => status === "ok") && all.length < 2;
+        members.update(all);
+      }
       silent.hidden = overview.checks.every(({ name, status }) => name !== "channels" || status === "ok");
       if (!silent.hidden) stale.update((await get<{ channels: Listed[] }>("channels?stale=true&limit=100")).channels);
     },

@@ -34,6 +34,9 @@ pub(super) struct Member {
     pub(super) version: Box<str>,
     /// `ok`, or why the gateway is not ready, as `/readyz` says it.
     pub(super) status: Box<str>,
+    /// More about it, if it has no link to the broker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) reason: Option<Box<str>>,
     /// Connections of clients.
     pub(super) connections: u64,
     /// Whether the gateway ends.
@@ -93,6 +96,7 @@ mod tests {
             node: node.into(),
             version: "1".into(),
             status: "ok".into(),
+            reason: None,
             connections: 10 * id,
             leaves: false,
         }

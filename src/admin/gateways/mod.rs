@@ -49,6 +49,8 @@ struct Gateway {
     version: Box<str>,
     /// `ok`, `silent`, or why it is not ready.
     status: Box<str>,
+    /// More about it, if the gateway has no link to the broker.
+    reason: Option<Box<str>>,
     connections: u64,
     /// How long ago it told of itself; `null` for the gateway that answers.
     heard_seconds: Option<f64>,
@@ -67,6 +69,7 @@ impl Gateway {
             node: member.node.clone(),
             version: member.version.clone(),
             status: member.status.clone(),
+            reason: member.reason.clone(),
             connections: member.connections,
             heard_seconds: age_ms.map(super::clients::seconds),
         }
@@ -120,6 +123,7 @@ impl Admin {
             node: parts.node.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
             status: parts.health.not_ready().unwrap_or("ok").into(),
+            reason: parts.health.broker_trouble().map(|(_, reason)| (*reason).into()),
             connections: u64::try_from(connections).unwrap_or(0),
             leaves: false,
         }
@@ -153,6 +157,7 @@ impl Admin {
         let connections = gateways.iter().map(|gateway| gateway.connections).sum();
         gateways.extend(others.silent(now_ms).map(|(member, age_ms)| Gateway {
             status: "silent".into(),
+            reason: None,
             ..Gateway::of(member, Some(age_ms))
         }));
         response::json(StatusCode::OK, &GatewaysReply { gateways, connections })
@@ -193,6 +198,14 @@ fn check(others: &Members, (node, connections): (&str, i64), now_ms: u64) -> Che
             "{:?} fell silent {} s ago without leaving: does it run, and does it reach the broker?",
             silent.node,
             age_ms / 1000
+        );
+        return Check::new("gateways", Status::Warn, detail);
+    }
+    if let Some(unfit) = live.iter().find(|member| &*member.status == "broker_unfit") {
+        let detail = format!(
+            "{:?} is not ready: {}",
+            unfit.node,
+            unfit.reason.as_deref().unwrap_or_default()
         );
         return Check::new("gateways", Status::Warn, detail);
     }
@@ -255,6 +268,7 @@ mod tests {
             node: node.into(),
             version: "1".into(),
             status: "ok".into(),
+            reason: None,
             connections: 100,
             leaves: false,
         }
@@ -272,6 +286,24 @@ mod tests {
         let (status, detail) = said(&others, 0);
         assert_eq!(status, Status::Ok);
         assert_eq!(detail, "2 gateways share the broker, with 105 connections");
+        let unfit = Member {
+            status: "broker_unfit".into(),
+            reason: Some("its classes differ".into()),
+            ..member(4, "c")
+        };
+        others.note(unfit, 0);
+        let (status, detail) = said(&others, 0);
+        assert_eq!(
+            (status, &*detail),
+            (Status::Warn, "\"c\" is not ready: its classes differ")
+        );
+        others.note(
+            Member {
+                leaves: true,
+                ..member(4, "c")
+            },
+            0,
+        );
         let (status, detail) = said(&others, 8000);
         assert!(
             status == Status::Warn && detail.contains("\"b\" fell silent 8 s ago"),

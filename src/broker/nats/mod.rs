@@ -62,7 +62,7 @@ use super::metrics::BrokerSample;
 use super::pending::Waiter;
 use super::replica::{Listeners, Membership, Replica};
 use super::terms::{Notice, Table};
-use super::{Broker, Claims, ClassTable, Fence, Link, Origin, Outcomes, Readiness, Submitted};
+use super::{Broker, Claims, ClassTable, Fence, Link, Origin, Outcomes, Readiness, Submitted, Trouble};
 use crate::event::{EventId, NewEvent};
 use crate::hub::{Hub, Merged};
 use crate::shard::mailbox::ShardHandle;
@@ -280,6 +280,10 @@ impl Broker for Nats {
 
     fn link(&self) -> Link {
         self.shared.link()
+    }
+
+    fn trouble(&self) -> Option<Trouble> {
+        self.shared.trouble()
     }
 }
 

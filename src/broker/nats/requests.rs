@@ -4,7 +4,8 @@
 //! commands to backends, and ask each other.
 //!
 //! Invariants: a gateway takes requests only while its link is up, so that a queue group gives them to gateways that can
-//! work. Nothing is sent unless the link is up. A reply that nobody waits for any more is dropped. The requests that are
+//! work. Nothing is sent unless the link is up, except what a gateway tells of itself: the others hear also from one that is
+//! connected to the broker and does not fit to them. A reply that nobody waits for any more is dropped. The requests that are
 //! being answered hold at most [`ROOM_BYTES`]; one more is refused at once, since what waits in the client may be dropped
 //! without a word.
 
@@ -55,7 +56,9 @@ fn taken(message: &Message, prefix: &str) -> Taken {
 pub(super) struct Requests {
     // What the gateway answers, and whether that includes what another gateway can answer.
     services: watch::Sender<(Arc<[Service]>, bool)>,
-    // The connection, while the link is up.
+    // The connection, also while the link is not up.
+    client: Mutex<Option<Client>>,
+    // The same, while the link is up.
     line: Mutex<Option<Line>>,
     waiting: Mutex<HashMap<u64, mpsc::UnboundedSender<Message>, RandomState>>,
     next: AtomicU64,
@@ -66,6 +69,7 @@ impl Default for Requests {
         let none: Arc<[Service]> = Arc::new([]);
         Self {
             services: watch::Sender::new((none, true)),
+            client: Mutex::default(),
             line: Mutex::default(),
             waiting: Mutex::default(),
             next: AtomicU64::default(),
@@ -129,18 +133,18 @@ impl Peers for Nats {
 
     fn tell(&self, subject: &'static str, payload: Bytes) -> Doing<'_, ()> {
         Box::pin(async move {
-            let line = self.shared.requests.line.lock().clone();
-            if let Some(line) = line.filter(|_| self.shared.fits(payload.len())) {
-                let _ = line.client.publish(self.subject(subject), payload).await;
+            let client = self.shared.requests.client.lock().clone();
+            if let Some(client) = client.filter(|_| self.shared.fits(payload.len())) {
+                let _ = client.publish(self.subject(subject), payload).await;
             }
         })
     }
 
     fn flush(&self) -> Doing<'_, ()> {
         Box::pin(async move {
-            let line = self.shared.requests.line.lock().clone();
-            if let Some(line) = line {
-                let _ = line.client.flush().await;
+            let client = self.shared.requests.client.lock().clone();
+            if let Some(client) = client {
+                let _ = client.flush().await;
             }
         })
     }
@@ -352,8 +356,17 @@ impl Shared {
 }
 
 impl Requests {
-    /// The session is over: nothing is sent any more, and no reply comes.
-    pub(super) fn close(&self) {
+    /// The gateway is connected.
+    pub(super) fn open(&self, client: Client) {
+        *self.client.lock() = Some(client);
+    }
+
+    /// The session is over: no request is sent any more, and no reply comes. If the broker is there, the gateway can still
+    /// tell of itself.
+    pub(super) fn close(&self, end: &End) {
+        if !matches!(end, End::Unfit(_)) {
+            *self.client.lock() = None;
+        }
         *self.line.lock() = None;
         self.waiting.lock().clear();
     }

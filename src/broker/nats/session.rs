@@ -47,7 +47,7 @@ impl Shared {
         loop {
             let Err(end) = self.session(attempt, &mut outgoing, &first).await;
             let was_up = self.go_down(&end);
-            self.requests.close();
+            self.requests.close(&end);
             while let Ok(unsent) = outgoing.try_recv() {
                 self.not_sent(unsent.number);
             }
@@ -66,6 +66,7 @@ impl Shared {
     ) -> Result<Infallible, End> {
         let (client, mut events) = connect(&self.settings, attempt).await?;
         self.metrics.connects.add(1);
+        self.requests.open(client.clone());
         self.payload_max.store(client.max_payload(), Ordering::Relaxed);
         let needed = self.settings.event_bytes + HEAD_BYTES_MAX;
         if client.max_payload() < needed {

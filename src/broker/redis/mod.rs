@@ -74,7 +74,7 @@ use super::message::Decoder;
 use super::metrics::BrokerSample;
 use super::pending::Waiter;
 use super::replica::{Listeners, Membership, Replica, Value};
-use super::{Broker, Claims, ClassTable, Fence, Link, Origin, Outcomes, Readiness, Submitted};
+use super::{Broker, Claims, ClassTable, Fence, Link, Origin, Outcomes, Readiness, Submitted, Trouble};
 use crate::event::{Deletion, EventId, NewEvent};
 use crate::hub::Hub;
 use crate::redis::RedisServer;
@@ -316,6 +316,10 @@ impl Broker for Redis {
 
     fn link(&self) -> Link {
         self.shared.link()
+    }
+
+    fn trouble(&self) -> Option<Trouble> {
+        self.shared.trouble()
     }
 }
 

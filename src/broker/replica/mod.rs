@@ -32,7 +32,7 @@ use super::pending::Pending;
 use super::rates::PublishRates;
 use super::requests::Learn;
 use super::terms::Table;
-use super::{ClassTable, Link, Readiness};
+use super::{ClassTable, Link, Readiness, Trouble};
 use crate::hub::{Hub, LOG_STEP};
 use crate::shard::mailbox::ShardHandle;
 use crate::time::{Clock, Now};
@@ -92,6 +92,8 @@ pub(in crate::broker) struct Replica {
     pub(in crate::broker) learn: Learn,
 }
 
+    // Why the link is down, or was down last.
+    trouble: Mutex<Trouble>,
 /// How far the gateway has come.
 #[derive(Debug, Default)]
 pub(in crate::broker) struct Position {
@@ -167,6 +169,10 @@ impl Replica {
             learn,
         }
     }
+            trouble: Mutex::new(Trouble {
+                is_unfit: false,
+                reason: "the gateway has just started and is not current yet".into(),
+            }),
 
     pub(in crate::broker) fn is_up(&self) -> bool {
         self.is_up.load(Ordering::Acquire)
@@ -176,8 +182,11 @@ impl Replica {
         if self.is_up() { Link::Up } else { Link::Down }
     }
 
-            skipped_logged: Mutex::default(),
-            refused_logged: Mutex::default(),
+    /// See [`super::Broker::trouble`].
+    pub(in crate::broker) fn trouble(&self) -> Option<Trouble> {
+        (!self.is_up()).then(|| self.trouble.lock().clone())
+    }
+
     /// See [`super::Broker::prepare`].
     pub(in crate::broker) fn prepare(&self, version: u64) -> Readiness {
         if !self.is_up() {
@@ -224,6 +233,10 @@ impl Replica {
         tracing::warn!(
             reason,
             "all connections end, so that their clients come back and recover"
+        *self.trouble.lock() = Trouble {
+            is_unfit: matches!(end, End::Unfit(_)),
+            reason: end.reason().into(),
+        };
         );
         self.pending.resync();
     }

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::HttpErrorCode;
 use super::response::{self, HttpResponse};
-use crate::broker::Broker;
+use crate::broker::{Broker, Trouble};
 use crate::hub::Hub;
 use crate::hub::snapshot::SnapshotMetrics;
 use crate::memory::{Budget, Pressure};
@@ -89,17 +89,25 @@ impl Health {
         self.phase.load(Relaxed) == DRAINING
     }
 
-    /// Why the gateway is not ready: `draining`, `broker_lost`, `publishing_stuck` or `shard_stuck` ([`Hub::stuck`]); `None`
-    /// when it is ready.
+    /// Why the gateway is not ready: `draining`, `broker_lost`, `broker_unfit`, `publishing_stuck` or `shard_stuck`
+    /// ([`Hub::stuck`]); `None` when it is ready.
     #[must_use]
     pub fn not_ready(&self) -> Option<&'static str> {
         if self.is_draining() {
             Some("draining")
         } else if !self.broker.is_ready() {
-            Some("broker_lost")
+            Some(self.broker_trouble().map_or("broker_lost", |(word, _)| word))
         } else {
             self.hub.get().and_then(|hub| hub.stuck())
         }
+    }
+
+    /// Why the gateway has no link to the broker that it shares with others: one word, and what operators are told. It may
+    /// name addresses and parts of the configuration.
+    #[must_use]
+    pub fn broker_trouble(&self) -> Option<(&'static str, Arc<str>)> {
+        let Trouble { is_unfit, reason } = self.broker.trouble()?;
+        Some((if is_unfit { "broker_unfit" } else { "broker_lost" }, reason))
     }
 
     /// Sets the hub whose synthetic event must pass, once.
@@ -155,8 +163,10 @@ impl Health {
     /// published; with a snapshot, `snapshot` is `ok`, or `failing` while the last write of it failed; `memory` is `ok`,
     /// `refusing_joins` or `closing_stalled` ([`Pressure`]). None of them changes the status: clients can be served all the
     /// same.
+    ///
+    /// With `for_operators` a 503 because of the broker says the whole reason.
     #[must_use]
-    pub fn response(&self, path: &str) -> Option<HttpResponse> {
+    pub fn response(&self, path: &str, for_operators: bool) -> Option<HttpResponse> {
         let status = "ok";
         let mut response = match path.strip_suffix('/').unwrap_or(path) {
             "/healthz" => {
@@ -169,7 +179,13 @@ impl Health {
                 response::json(StatusCode::OK, &body)
             }
             "/readyz" => match self.not_ready() {
-                Some(reason) => response::error(HttpErrorCode::NotReady, reason),
+                Some(reason) => {
+                    let trouble = self
+                        .broker_trouble()
+                        .filter(|(word, _)| for_operators && *word == reason);
+                    let detail = trouble.as_ref().map(|(_, detail)| &**detail);
+                    response::detailed_error(HttpErrorCode::NotReady, reason, detail)
+                }
                 None => {
                     let is_failing = self.snapshot_failing();
                     let body = Status {

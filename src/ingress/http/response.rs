@@ -45,7 +45,13 @@ pub fn json(status: StatusCode, body: &impl Serialize) -> HttpResponse {
 /// A 401 names the scheme `Bearer` (RFC 6750, section 3).
 #[must_use]
 pub fn error(code: HttpErrorCode, message: &str) -> HttpResponse {
-    let error = ErrorDetail { code, message };
+    detailed_error(code, message, None)
+}
+
+/// As [`error`], with more about the reason.
+#[must_use]
+pub fn detailed_error(code: HttpErrorCode, message: &str, detail: Option<&str>) -> HttpResponse {
+    let error = ErrorDetail { code, message, detail };
     let mut response = json(code.status(), &ErrorBody { error });
     if code.status() == StatusCode::UNAUTHORIZED {
         response
@@ -64,6 +70,8 @@ struct ErrorBody<'a> {
 struct ErrorDetail<'a> {
     code: HttpErrorCode,
     message: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<&'a str>,
 }
 
 /// 405, with the methods that the resource has, such as `GET, HEAD`.

@@ -29,6 +29,14 @@ export function open(context) {
         { title: "Up", numeric: true, text: ({ report }) => duration(report.uptime_s) },
         { title: "Version", text: ({ report }) => report.version },
     ], ({ report }) => report.node, "the first report comes within five seconds");
+    const members = new Table("Gateways that share the broker", [
+        { title: "State", text: ({ status }) => status, tone: ({ status }) => `state ${status === "ok" ? "ok" : "bad"}` },
+        { title: "Gateway", text: ({ node }) => node, tone: () => "name" },
+        { title: "Says", text: ({ reason }) => reason ?? "", tone: () => "wide" },
+        { title: "Heard of", numeric: true, text: ({ heard_seconds: s }) => (s === null ? "this one" : `${number(Math.round(s))} s ago`) },
+        { title: "Connections", numeric: true, text: ({ connections }) => number(connections) },
+        { title: "Version", text: ({ version }) => version },
+    ], ({ node }) => node, "none");
     const stale = new Table("Stale channels", [
         { title: "Channel", make: (row) => h("a", { class: "code", href: `#channel/${encodeURIComponent(row().channel)}` }, row().channel) },
         { title: "Events kept", numeric: true, text: ({ events }) => number(events) },
@@ -36,14 +44,21 @@ export function open(context) {
     ], ({ channel }) => channel, "none");
     const silent = section("Stale channels", h("p", { class: "about" }, "Nothing was published to them for their fresh_within; their subscribers were told. A hundred are shown at most."), stale.element);
     silent.hidden = true;
+    const shared = section("Gateways that share the broker", members.element);
+    shared.hidden = true;
     const drain = h("button", { class: "danger", onclick: () => ask(context, `Drain ${session.node}`, "POST", "drain") }, "Drain this gateway");
-    const element = h("div", {}, section("Checks", checks.element), silent, !tenant && section("Gateways", gateways.element), session.role === "operator" && !tenant && section("Act", h("p", { class: "about" }, "A drain tells all clients to connect to another gateway, closes their connections over server.drain, and ends the process."), h("p", { class: "actions" }, drain)));
+    const element = h("div", {}, section("Checks", checks.element), silent, !tenant && section("Gateways", gateways.element), shared, session.role === "operator" && !tenant && section("Act", h("p", { class: "about" }, "A drain tells all clients to connect to another gateway, closes their connections over server.drain, and ends the process."), h("p", { class: "actions" }, drain)));
     return {
         element,
         async refresh() {
             gateways.update([...live.reports.values()].sort((a, b) => (a.report.node < b.report.node ? -1 : 1)));
             const overview = await get("overview");
             checks.update(overview.checks);
+            if (!tenant) {
+                const { gateways: all } = await get("gateways");
+                shared.hidden = all.every(({ status }) => status === "ok") && all.length < 2;
+                members.update(all);
+            }
             silent.hidden = overview.checks.every(({ name, status }) => name !== "channels" || status === "ok");
             if (!silent.hidden)
                 stale.update((await get("channels?stale=true&limit=100")).channels);
