@@ -29,6 +29,7 @@ cd "$(dirname "$0")/.."
 : "${RESTART_CONNECTS:=200}"
 : "${STORM_SECONDS:=600}"           # random faults of NATS, and of Redis, under three gateways with STORM_CLIENTS
 : "${STORM_CLIENTS:=600}"
+: "${MODEL_SEEDS:=10000}"           # runs of the model of gateways whose log forgets and loses events
 : "${CLUSTER_ROUNDS:=4}"            # restarts and kills of each server of a NATS cluster
 : "${UPGRADE_FROM:=}"               # the release that is upgraded; the newest tag
 : "${CLIENT_SEEDS:=20000}"          # runs of the TypeScript client's model
@@ -150,6 +151,7 @@ part_gateways() {
     # One broker after the other, so that each has the machine.
     TICKGATE_SECONDS=$STORM_SECONDS TICKGATE_CLIENTS=$STORM_CLIENTS TICKGATE_SEED=${TICKGATE_SEED:-$RANDOM} \
         cargo test --profile "$TEST_PROFILE" --locked --test broker a_storm -- --nocapture --test-threads=1 || return 1
+    TICKGATE_SEEDS=$MODEL_SEEDS cargo test --profile "$TEST_PROFILE" --locked --lib recovered_is_never_wrong || return 1
     TICKGATE_ROUNDS=$CLUSTER_ROUNDS cargo test --profile "$TEST_PROFILE" --locked --test broker cluster -- --ignored --nocapture || return 1
     echo "$STORM_SECONDS s of faults of NATS, and of Redis, under $STORM_CLIENTS clients, and $CLUSTER_ROUNDS rolling restarts of a cluster lose and double nothing"
 }
@@ -294,7 +296,7 @@ for part in "${parts[@]}"; do
     # In a process of its own, so that its variables and its end are its own.
     export -f needs needs_toolchain host binary "part_$part"
     export SOAK_MINUTES SOAK_GROWTH_MIB_PER_HOUR FUZZ_SECONDS SIMULATION_SEEDS INTERLEAVING_SEEDS REPLAY_SEEDS \
-        RECOVERY_CLIENTS RECOVERY_SECONDS RESTART_CLIENTS RESTART_CONNECTS STORM_SECONDS STORM_CLIENTS CLUSTER_ROUNDS \
+        RECOVERY_CLIENTS RECOVERY_SECONDS RESTART_CLIENTS RESTART_CONNECTS STORM_SECONDS STORM_CLIENTS MODEL_SEEDS CLUSTER_ROUNDS \
         UPGRADE_FROM AUTOBAHN_CASES TEST_PROFILE out
     timeout --kill-after=60s "${minutes}m" bash -uo pipefail -c "part_$part" > "$out/$part.log" 2>&1 < /dev/null || code=$?
     case $code in

@@ -99,6 +99,15 @@ impl Hub {
         self.versions.reset(newest);
         self.terms.epoch.store(epoch.0, Ordering::Relaxed);
     }
+
+    /// Forgets the events up to a version, as if the log had been read back from behind it: some of them left the log before
+    /// they could be applied. Merged values stay as they are.
+    pub fn forget_up_to(&self, version: u64) {
+        for stripe in (0u8..).take(self.stripes.len()) {
+            let mut garbage = Garbage::default();
+            self.with_state(stripe, |state| state.channels.forget_up_to(version, &mut garbage));
+        }
+    }
 }
 
 #[cfg(test)]
@@ -265,6 +274,45 @@ mod tests {
             .collect();
         assert_eq!(popped, [TERM + LOG_STEP, TERM + 2 * LOG_STEP]);
         assert_eq!(hub.metrics().credits_lent, 0);
+    }
+
+    #[test]
+    fn what_left_the_log_before_it_was_applied_is_forgotten_with_all_that_is_older() {
+        let (hub, _inboxes) = follower(1000);
+        for number in [1, 2, 9] {
+            apply(&hub, "kept.a", number, stamp(number), now(0));
+        }
+        apply(&hub, "kept.old", 3, stamp(3), now(0));
+        apply(&hub, "fresh.old", 4, stamp(4), now(0));
+        apply(&hub, "kept.new", 8, stamp(8), now(0));
+        let at = |number| TERM + number * LOG_STEP;
+        hub.forget_up_to(at(8) - 1);
+        assert_eq!(
+            offsets(&hub, "kept.a", at(2), now(0)),
+            None,
+            "later ones may be missing"
+        );
+        assert_eq!(offsets(&hub, "kept.a", at(8) - 1, now(0)), Some(vec![at(9)]));
+        assert_eq!(offsets(&hub, "kept.new", at(7), now(0)), None);
+        assert_eq!(offsets(&hub, "kept.new", at(8) - 1, now(0)), Some(vec![at(8)]));
+        assert_eq!(
+            offsets(&hub, "kept.old", at(3), now(0)),
+            None,
+            "a later one may be missing"
+        );
+        assert_eq!(offsets(&hub, "kept.old", at(8), now(0)), Some(Vec::new()));
+        for name in ["kept.old", "fresh.old"] {
+            assert_eq!(hub.last(&channel(name), now(0)).map(|last| last.version), None);
+        }
+        assert_eq!(hub.metrics().channels, 2);
+        apply(&hub, "kept.old", 10, stamp(10), now(0));
+        assert_eq!(offsets(&hub, "kept.old", at(3), now(0)), None);
+        for name in ["kept.a", "kept.old", "kept.new"] {
+            hub.with_state(super::super::stripe_of(&channel(name)), |state| {
+                while state.channels.evict(false, &mut Garbage::default()) {}
+            });
+        }
+        assert_eq!(hub.metrics().state_bytes, 0, "what was forgotten is not counted");
     }
 
     #[test]

@@ -23,6 +23,7 @@ mod ingest;
 mod latency;
 mod node;
 mod notices;
+mod read_back;
 mod redis_access;
 mod redis_clients;
 mod redis_cluster_faults;

@@ -16,10 +16,8 @@ use crate::broker::terms::{Notice, Table};
 pub(super) struct Attached {
     pub(super) log: Stream,
     pub(super) plain: Stream,
-    /// The log was current up to here when the gateway attached.
-    pub(super) log_target: u64,
-    /// Up to here the log is read back into a hub that began empty; 0: the hub has it already.
-    pub(super) replay_to: u64,
+    /// The log ended here when the gateway attached.
+    pub(super) log_end: u64,
 }
 
 /// The answer to an append.
@@ -81,20 +79,15 @@ impl Shared {
         let table = self.take_terms(client, (&log, &control), &incarnation).await?;
         self.store_classes(client, &control).await?;
         let mut extent = extent(&log).await?;
-        let replay_to = match self.place(&table, extent) {
-            Some(replay_to) => replay_to,
-            None => {
-                extent = self.restore_values(&merged, &log, &table).await?;
-                self.read_back(table, extent.last);
-                extent.last
-            }
-        };
+        if !self.place(&table, extent) {
+            extent = self.restore_values(&merged, &log, &table).await?;
+            self.read_back(table, extent);
+        }
         self.place_plain(&plain).await?;
         Ok(Attached {
             log,
             plain,
-            log_target: extent.last,
-            replay_to,
+            log_end: extent.last,
         })
     }
 

@@ -12,9 +12,9 @@ use async_nats::jetstream::stream::Stream;
 use futures_util::Stream as _;
 
 use super::Shared;
-use super::attach::{Attached, unix_ms};
+use super::attach::{Attached, extent, unix_ms};
 use crate::broker::link::{End, failed};
-use crate::broker::replica::Place;
+use crate::broker::replica::{Place, Reader};
 use crate::hub::Wakes;
 
 /// Messages of one pull.
@@ -94,8 +94,7 @@ async fn next(shared: &Shared, messages: &mut pull::Stream, wakes: &mut (Wakes, 
 }
 
 impl Shared {
-    /// Follows the log until something fails. Calls `caught_up` when the hub holds what the log had when the gateway
-    /// attached.
+    /// Follows the log until something fails. Calls `caught_up` when the hub is current.
     pub(super) async fn follow_log(self: Arc<Self>, attached: Arc<Attached>, caught_up: impl Fn() + Send) -> End {
         self.try_follow_log(&attached, caught_up).await.unwrap_err_or_else()
     }
@@ -105,30 +104,21 @@ impl Shared {
         attached: &Attached,
         caught_up: impl Fn() + Send,
     ) -> Result<std::convert::Infallible, End> {
-        let after = self.position.lock().applied;
-        let mut messages = pull(&attached.log, after).await?;
-        let (mut last, mut is_current) = (after, false);
+        let mut reader = Reader::new(self, attached.log_end);
+        let mut messages = pull(&attached.log, reader.last()).await?;
         let mut wakes = (Wakes::default(), 0);
         loop {
-            if !is_current && last >= attached.log_target {
-                is_current = true;
-                caught_up();
+            while reader.is_at_end() {
+                if reader.at_end(self, extent(&attached.log).await?)? {
+                    caught_up();
+                }
             }
             let message = next(self, &mut messages, &mut wakes).await?;
             let arrived = Arrived::of(&message)?;
-            let is_replayed = arrived.sequence <= attached.replay_to;
-            if arrived.sequence != last + 1 && !is_replayed {
-                return Err(End::Gap(format!(
-                    "the log has lost its messages {} to {} before this gateway could read them",
-                    last + 1,
-                    arrived.sequence.saturating_sub(1)
-                )));
-            }
-            last = arrived.sequence;
             let place = Place {
                 sequence: arrived.sequence,
                 stored_ms: unix_ms(arrived.nanos),
-                is_replayed,
+                is_replayed: reader.take(self, arrived.sequence)?,
             };
             if *message.subject == *self.subjects.terms {
                 self.take_notice(place, arrived.behind == 0, &message.payload)?;

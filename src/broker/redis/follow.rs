@@ -8,7 +8,7 @@ use redis::aio::MultiplexedConnection;
 use tokio::time::timeout;
 
 use super::Shared;
-use super::entry::{Entry, Kind, array, entries, number, read_entries};
+use super::entry::{Entry, Kind, entries, read_entries};
 use crate::broker::link::{ANSWER, DEAF, End};
 use crate::broker::message::Problem;
 use crate::broker::replica::Place;
@@ -31,15 +31,14 @@ impl Shared {
         self.metrics.pending_log.set(i64::try_from(behind).unwrap_or(i64::MAX));
     }
 
-    /// Follows the log until something fails. Calls `caught_up` when the hub holds what the log had when the gateway
-    /// attached.
+    /// Follows the log, which ended at `end`, until something fails. Calls `caught_up` when the hub is current.
     pub(super) async fn follow(
         self: Arc<Self>,
         mut connection: MultiplexedConnection,
-        replay_to: u64,
+        end: u64,
         caught_up: impl Fn() + Send,
     ) -> End {
-        match self.try_follow(&mut connection, replay_to, caught_up).await {
+        match self.try_follow(&mut connection, end, caught_up).await {
             Ok(never) => match never {},
             Err(end) => end,
         }
@@ -48,19 +47,26 @@ impl Shared {
     async fn try_follow(
         self: &Arc<Self>,
         connection: &mut MultiplexedConnection,
-        replay_to: u64,
+        end: u64,
         caught_up: impl Fn() + Send,
     ) -> Result<std::convert::Infallible, End> {
         let mut wakes = Wakes::default();
-        self.read_kept(connection, replay_to, &mut wakes).await?;
-        // Newer events may have replaced some that were not read yet. The hub has no gap when it has these, too.
-        let target = self.read_state(connection).await?.extent.last;
-        let mut is_current = false;
+        if self.is_reading_back() {
+            self.read_kept(connection, end, &mut wakes).await?;
+            // Its numbers do not say whether something is missing.
+            self.note_gap();
+        }
+        let (mut target, mut is_current) = (end, false);
         loop {
             let last = self.position.lock().applied;
-            if !is_current && last >= target {
-                is_current = true;
-                caught_up();
+            while !is_current && last >= target {
+                match self.end_read_back(self.read_state(connection).await?.extent)? {
+                    Some(further) => target = further,
+                    None => {
+                        is_current = true;
+                        caught_up();
+                    }
+                }
             }
             let mut command = redis::cmd("XREAD");
             command.arg("COUNT").arg(BATCH).arg("BLOCK").arg(WAIT_MS);
@@ -130,38 +136,21 @@ impl Shared {
     }
 
     /// Reads what is kept into a hub that began empty, up to an entry of the log.
-    async fn read_kept(
-        &self,
-        connection: &mut MultiplexedConnection,
-        replay_to: u64,
-        wakes: &mut Wakes,
-    ) -> Result<(), End> {
+    async fn read_kept(&self, connection: &mut MultiplexedConnection, end: u64, wakes: &mut Wakes) -> Result<(), End> {
         loop {
             let applied = self.position.lock().applied;
-            if applied >= replay_to {
+            if applied >= end {
                 return Ok(());
             }
-            let mut pipe = redis::pipe();
-            pipe.cmd("XRANGE").arg(&self.keys.kept);
-            pipe.arg(format!("0-{}", applied + 1)).arg(format!("0-{replay_to}"));
-            pipe.arg("COUNT").arg(BATCH);
-            pipe.cmd("HGET").arg(&self.keys.state).arg("floor");
-            let answer: Value = match timeout(ANSWER, pipe.query_async(connection)).await {
+            let mut command = redis::cmd("XRANGE");
+            command.arg(&self.keys.kept);
+            command.arg(format!("0-{}", applied + 1)).arg(format!("0-{end}"));
+            command.arg("COUNT").arg(BATCH);
+            let page: Value = match timeout(ANSWER, command.query_async(connection)).await {
                 Ok(answer) => answer.map_err(|error| End::Failed(format!("the log cannot be read back: {error}")))?,
                 Err(_) => return Err(End::Failed("the log cannot be read back in time".to_owned())),
             };
-            let mut answer = array(answer).ok_or_else(unreadable)?.into_iter();
-            let (Some(page), Some(floor)) = (answer.next(), answer.next()) else {
-                return Err(unreadable());
-            };
             let page = entries(page).ok_or_else(unreadable)?;
-            let floor = number(&floor).unwrap_or(0);
-            if floor > applied {
-                // The oldest entries went before they were read. What the hub has of them is not contiguous.
-                let table = self.begin_behind(floor);
-                self.restore_values(connection, &table.ok_or_else(unreadable)?).await?;
-                continue;
-            }
             let is_last = page.len() < BATCH;
             for entry in page {
                 let place = Place {
@@ -173,7 +162,7 @@ impl Shared {
                     .await;
             }
             if is_last {
-                self.position.lock().applied = replay_to;
+                self.position.lock().applied = end;
             }
         }
     }

@@ -78,15 +78,11 @@ impl Shared {
         self.learn_all(&mut writer).await?;
         let table = self.take_terms(&mut writer, &scripts, &info.incarnation).await?;
         self.store_classes(&mut writer).await?;
-        let extent = self.read_state(&mut writer).await?.extent;
-        let replay_to = match self.place(&table, extent) {
-            Some(replay_to) => replay_to,
-            None => {
-                let extent = self.restore_values(&mut writer, &table).await?;
-                self.read_back(table, extent.last);
-                extent.last
-            }
-        };
+        let mut extent = self.read_state(&mut writer).await?.extent;
+        if !self.place(&table, extent) {
+            extent = self.restore_values(&mut writer, &table).await?;
+            self.read_back(table, extent);
+        }
         self.messages.open(writer.clone(), scripts.clone());
         // Aborted when the session ends.
         let mut tasks = JoinSet::new();
@@ -96,7 +92,7 @@ impl Shared {
             shared.go_up();
             let _ = told.send(None);
         };
-        tasks.spawn(Arc::clone(self).follow(reader, replay_to, caught_up));
+        tasks.spawn(Arc::clone(self).follow(reader, extent.last, caught_up));
         tasks.spawn(Arc::clone(self).write_notices(writer.clone(), scripts.clone(), info.incarnation));
         if let Some(sentinel) = sentinel {
             tasks.spawn(watch(sentinel, address));

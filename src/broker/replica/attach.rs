@@ -7,11 +7,12 @@
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use super::read_back::ReadBack;
 use super::{Place, Replica};
 use crate::broker::ClassTable;
 use crate::broker::link::{DEAF, End};
-use crate::broker::terms::{FORMAT, Notice, Table};
 use crate::broker::message::Problem;
+use crate::broker::terms::{FORMAT, Notice, Table};
 use crate::hub::{Epoch, LOG_STEP};
 
 /// Where a log begins and ends.
@@ -149,17 +150,18 @@ impl Replica {
         Ok(table)
     }
 
-    /// Goes on where the hub is, if the log still has that place; returns up to where it is read back then, also if an earlier
-    /// session has begun that. Otherwise the hub begins anew: merged values are to be restored, and then
-    /// [`Replica::read_back`] is to be called.
-    pub(in crate::broker) fn place(&self, table: &Table, extent: Extent) -> Option<u64> {
+    /// Goes on where the hub is, if the log still has that place, and returns true. Otherwise the hub begins anew: merged
+    /// values are to be restored, and then [`Replica::read_back`] is to be called.
+    pub(in crate::broker) fn place(&self, table: &Table, extent: Extent) -> bool {
         self.hub.set_lost(table.not_valid());
         self.metrics.term_ms.store(table.began_ms(), Ordering::Relaxed);
         let mut position = self.position.lock();
-        let continues = |before: &Table| table.continues(before, position.applied, extent.last);
+        // A log that has lost its end may have lost the events that would fill the gaps of a log that is read back.
+        let is_complete = |before: &Table| position.read_back.is_none() || table.current() == before.current();
+        let continues = |before: &Table| is_complete(before) && table.continues(before, position.applied, extent.last);
         if position.table.as_ref().is_some_and(continues) {
             position.table = Some(table.clone());
-            return Some(position.replay_to);
+            return true;
         }
         let had_clients = std::mem::take(&mut position.was_up);
         let first = table.terms.first().map_or(0, |term| term.first);
@@ -169,33 +171,20 @@ impl Replica {
         position.applied = first - 1;
         position.fences = [0; 2];
         position.table = None;
+        position.read_back = None;
         drop(position);
         if had_clients {
             self.end_connections("the log is not the one that this gateway has followed");
         }
-        None
+        false
     }
 
-    /// The hub, which has begun anew, is about to read the log back up to `last`.
-    pub(in crate::broker) fn read_back(&self, table: Table, last: u64) {
+    /// The hub has begun anew, and the merged values are restored. The log is about to be read back.
+    pub(in crate::broker) fn read_back(&self, table: Table, extent: Extent) {
         let mut position = self.position.lock();
         position.table = Some(table);
-        position.replay_to = last;
+        position.read_back = Some(ReadBack::of(position.applied + 1, extent));
     }
-
-    /// Begins anew behind an entry of the log, while the log is read back. The merged values are to be restored again.
-    pub(in crate::broker) fn begin_behind(&self, sequence: u64) -> Option<Table> {
-        let mut position = self.position.lock();
-        let table = position.table.clone()?;
-        let newest = table.version(sequence + 1).unwrap_or(0).saturating_sub(1);
-        self.hub.reset(self.hub.epoch(), newest);
-        position.applied = sequence;
-        Some(table)
-    }
-        let notice = Notice::parse(payload);
-        if notice.is_none() {
-            self.skip(Problem::Notice, "terms");
-        }
 
     /// Takes a notice from the log.
     ///
@@ -203,6 +192,10 @@ impl Replica {
     ///
     /// When the log is another one.
     pub(in crate::broker) fn take_notice(&self, place: Place, is_newest: bool, payload: &[u8]) -> Result<(), End> {
+        let notice = Notice::parse(payload);
+        if notice.is_none() {
+            self.skip(Problem::Notice, "terms");
+        }
         let mut position = self.position.lock();
         position.applied = place.sequence;
         position.notice = position.notice.max(place.sequence);

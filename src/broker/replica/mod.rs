@@ -9,13 +9,18 @@
 //! | `publish` | from a publisher to the session, and duplicates |
 //! | `attach` | notices, and the place of the hub in the log |
 //! | `apply` | from the log into the hub |
+//! | `read_back` | reading the log back into a hub that began empty |
 //! | `merged` | merged values for gateways that read the log back later |
 //! | `sessions` | Socket.IO sessions that ended |
 
 mod apply;
 mod attach;
 mod merged;
+#[cfg(test)]
+#[cfg(not(shuttle))]
+mod model;
 mod publish;
+mod read_back;
 mod sessions;
 
 use std::sync::Arc;
@@ -41,15 +46,17 @@ use tickgate_protocol::channel::{Channel, TenantNames};
 pub(super) use apply::Place;
 pub(super) use attach::{Extent, Newest};
 pub(super) use merged::Value;
+pub(super) use read_back::Reader;
 pub(super) use sessions::{PATIENCE, session_token};
 
+use apply::OnceAMinute;
 use merged::Merging;
+use read_back::ReadBack;
 
 /// Is told the channel of every event that was applied, except those that a gateway has published as one of its duties.
 pub type Applied = Box<dyn Fn(&Channel) + Send + Sync>;
 
 /// Who is told what comes from the broker.
-use apply::OnceAMinute;
 pub struct Listeners {
     /// See [`Applied`].
     pub applied: Applied,
@@ -85,22 +92,22 @@ pub(in crate::broker) struct Replica {
     rates: PublishRates,
     pub(in crate::broker) pending: Pending,
     pub(in crate::broker) is_up: AtomicBool,
+    // Why the link is down, or was down last.
+    trouble: Mutex<Trouble>,
     pub(in crate::broker) position: Mutex<Position>,
     merging: Mutex<Merging>,
     pub(in crate::broker) metrics: Arc<BrokerMetrics>,
+    skipped_logged: Mutex<OnceAMinute>,
+    refused_logged: Mutex<OnceAMinute>,
     applied: Applied,
     pub(in crate::broker) learn: Learn,
 }
 
-    // Why the link is down, or was down last.
-    trouble: Mutex<Trouble>,
 /// How far the gateway has come.
 #[derive(Debug, Default)]
 pub(in crate::broker) struct Position {
     /// The terms of the log; `None`: the gateway has never attached, or begins anew.
     pub(in crate::broker) table: Option<Table>,
-    skipped_logged: Mutex<OnceAMinute>,
-    refused_logged: Mutex<OnceAMinute>,
     /// The number of the last message of the log that was applied.
     pub(in crate::broker) applied: u64,
     /// The broker that the gateway is connected to; see [`Notice::incarnation`].
@@ -109,8 +116,8 @@ pub(in crate::broker) struct Position {
     pub(in crate::broker) notice: u64,
     /// When a notice was read last.
     pub(in crate::broker) heard: Option<Instant>,
-    /// Up to here the log is read back into a hub that began empty.
-    pub(in crate::broker) replay_to: u64,
+    // Whether the log is still read back into a hub that began empty.
+    read_back: Option<ReadBack>,
     /// Whether clients may have got events since the hub began anew.
     was_up: bool,
     // The same instant on the broker's clock, in Unix milliseconds, and on the gateway's, in monotonic ones.
@@ -162,17 +169,19 @@ impl Replica {
             membership,
             pending: Pending::new(shards, Arc::clone(&metrics)),
             is_up: AtomicBool::new(false),
-            position: Mutex::default(),
-            merging: Mutex::default(),
-            metrics,
-            applied,
-            learn,
-        }
-    }
             trouble: Mutex::new(Trouble {
                 is_unfit: false,
                 reason: "the gateway has just started and is not current yet".into(),
             }),
+            position: Mutex::default(),
+            merging: Mutex::default(),
+            metrics,
+            skipped_logged: Mutex::default(),
+            refused_logged: Mutex::default(),
+            applied,
+            learn,
+        }
+    }
 
     pub(in crate::broker) fn is_up(&self) -> bool {
         self.is_up.load(Ordering::Acquire)
@@ -224,6 +233,10 @@ impl Replica {
             // The next session reads the log from its beginning.
             self.position.lock().table = None;
         }
+        *self.trouble.lock() = Trouble {
+            is_unfit: matches!(end, End::Unfit(_)),
+            reason: end.reason().into(),
+        };
         self.is_up.swap(false, Ordering::AcqRel)
     }
 
@@ -233,10 +246,6 @@ impl Replica {
         tracing::warn!(
             reason,
             "all connections end, so that their clients come back and recover"
-        *self.trouble.lock() = Trouble {
-            is_unfit: matches!(end, End::Unfit(_)),
-            reason: end.reason().into(),
-        };
         );
         self.pending.resync();
     }

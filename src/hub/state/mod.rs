@@ -366,19 +366,11 @@ impl Channels {
 
     /// Removes a channel, as if it were evicted.
     fn remove(&mut self, slot: u32, garbage: &mut Garbage) {
-        self.unlink(slot);
-        let mut state = self.slots.remove(slot as usize);
-        state.leave_owner();
-        self.by_name.remove(&state.channel);
-        self.in_order.remove(&place(&state.channel));
+        let state = self.take_out(slot);
         // A restored value may be ahead of what is read back from the log.
         let newest = self.versions.newest();
         let (latest, floor) = (state.latest.min(newest), state.floor.min(newest));
         self.evicted = self.evicted.max(latest);
-        self.bytes -= state.bytes();
-        if let Some(deadline_ms) = state.deadline_ms {
-            self.deadlines.remove(&(deadline_ms, slot));
-        }
         if state.class.history.is_some() {
             let tombstone = Tombstone {
                 channel: state.channel.clone(),
@@ -393,6 +385,20 @@ impl Channels {
         }
         self.note_gone(state.channel.clone());
         garbage.channels.push(state);
+    }
+
+    /// Takes a channel out of all indices. What was dropped of it is to be noted.
+    fn take_out(&mut self, slot: u32) -> Box<ChannelState> {
+        self.unlink(slot);
+        let mut state = self.slots.remove(slot as usize);
+        state.leave_owner();
+        self.by_name.remove(&state.channel);
+        self.in_order.remove(&place(&state.channel));
+        self.bytes -= state.bytes();
+        if let Some(deadline_ms) = state.deadline_ms {
+            self.deadlines.remove(&(deadline_ms, slot));
+        }
+        state
     }
 
     fn find(&self, channel: &Channel) -> Option<&ChannelState> {

@@ -1,4 +1,4 @@
-//! The order in which the channels of a stripe were used, by which they are evicted.
+//! The order in which the channels of a stripe were used, by which they are evicted, and forgetting many of them at once.
 //!
 //! Invariant: every channel is in the list once, the most recently used one last.
 
@@ -53,5 +53,32 @@ impl Channels {
         self.last_version = newest;
         self.ids = Ids::default();
         self.unsaved_ids.clear();
+    }
+
+    /// Forgets the events up to a version. Merged values stay.
+    pub(in crate::hub) fn forget_up_to(&mut self, version: u64, garbage: &mut Garbage) {
+        let slots: Vec<u32> = self.by_name.values().copied().collect();
+        for slot in slots {
+            let state = &mut self.slots[slot as usize];
+            if state.latest <= version && !state.class.merges() {
+                let state = self.take_out(slot);
+                garbage.channels.push(state);
+                continue;
+            }
+            let before = state.bytes();
+            while state
+                .ring()
+                .next()
+                .is_some_and(|oldest| oldest.event.version <= version)
+            {
+                state.trim_one(garbage);
+                self.counts.trimmed += 1;
+            }
+            state.floor = state.floor.max(version);
+            state.latest = state.latest.max(version);
+            self.bytes = self.bytes - before + state.count_for_owner(before);
+        }
+        self.evicted = self.evicted.max(version);
+        self.tombstones.forget_up_to(version);
     }
 }
