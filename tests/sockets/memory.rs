@@ -72,6 +72,11 @@ path = "/ws/market"
 dialect = "typed"
 anonymous = true
 auto_subscribe = ["market.*", "system.status"]
+
+# The gateway keeps channels of its own, and none may be evicted.
+[state]
+channels = 1000000
+bytes = 1073741824
 "#;
     let gateway = Gateway::start("shards = 2\nconnect_rate = 0", endpoint).await;
     publish_all(&gateway, crowd.channels).await;
