@@ -46,7 +46,7 @@ impl fmt::Display for Level {
 }
 
 /// The modules that may have a level of their own, with all modules in them.
-const MODULES: [&str; 18] = [
+const MODULES: [&str; 19] = [
     "admin",
     "auth",
     "backend",
@@ -60,6 +60,7 @@ const MODULES: [&str; 18] = [
     "memory",
     "metrics",
     "pause",
+    "redis",
     "session",
     "shard",
     "suspended",
