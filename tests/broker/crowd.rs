@@ -205,6 +205,8 @@ struct Gateway<'t> {
     traffic: &'t Traffic,
     random: StdRng,
     number: u64,
+    // Whether some events with the number may be published already. They are not delivered again.
+    is_begun: bool,
     clients: Vec<Client>,
     away: Vec<(Instant, Client)>,
     waiting: Vec<(Instant, Client)>,
@@ -245,6 +247,9 @@ impl Gateway<'_> {
                     self.leave(client);
                 }
             } else if self.traffic.is_in(Phase::Gather) {
+                if self.is_begun && self.publish(node) {
+                    return true;
+                }
                 self.traffic.joined[self.index].store(self.clients.len(), Ordering::SeqCst);
             } else {
                 if !self.traffic.is_last_published[self.index].load(Ordering::Relaxed) {
@@ -266,6 +271,7 @@ impl Gateway<'_> {
 
     /// Publishes an event on each channel, and again until it is confirmed. Returns whether the gateway is killed.
     fn publish(&mut self, node: &mut Node) -> bool {
+        self.is_begun = true;
         for name in CHANNELS {
             let (index, number) = (self.index, self.number);
             let event = || with_id(name, format!("[{index},{number}]"), &format!("{index}-{number}"));
@@ -278,6 +284,7 @@ impl Gateway<'_> {
             }
         }
         self.number += 1;
+        self.is_begun = false;
         self.traffic.published[self.index].store(self.number, Ordering::Relaxed);
         false
     }
@@ -365,6 +372,7 @@ pub(crate) fn under_traffic(
                 traffic,
                 random: StdRng::seed_from_u64(seed + 1 + index as u64),
                 number: 0,
+                is_begun: false,
                 clients: (index..clients).step_by(GATEWAYS).map(of).collect(),
                 away: Vec::new(),
                 waiting: Vec::new(),
