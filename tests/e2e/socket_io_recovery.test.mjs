@@ -12,7 +12,7 @@ const filled = (channel, data) => ({ channel, event: 'filled', data });
 
 for (const [version, io] of recovering) {
   for (const [name, options, carrier] of transports) {
-    test(`${version}, ${name}: a client that comes back has its subscriptions, and each event once`, async (t) => {
+    test(`${version}, ${name}: a client that comes back has its subscriptions and every event`, async (t) => {
       const server = await gateway(t, { rest: recovery() });
       const proxy = await cutter(t, server.publicAddress);
       const jwt = await token(t, '--sub', '4', '--role', 'trader');
@@ -30,12 +30,15 @@ for (const [version, io] of recovering) {
         proxy.refuses = false;
       }
       await until('all events', () => client.numbers.get('grid.a.order')?.at(-1) === n - 1 || client.recovered.slice(1).includes(false));
-      const numbers = client.numbers.get('grid.a.order');
+      // Around a break an event may come twice, as docs/socket_io.md says. Its first coming counts.
+      const all = client.numbers.get('grid.a.order');
+      const numbers = [...new Set(all)];
       const times = client.recovered.slice(1);
       t.diagnostic(`${times.filter(Boolean).length} of ${times.length} returns were recovered`);
       assert.ok(times.includes(true));
       if (!times.includes(false)) assert.deepEqual(numbers, Array.from({ length: n }, (_, index) => index));
-      else assert.ok(numbers.every((number, index) => index === 0 || number > numbers[index - 1]), 'none comes twice');
+      else assert.ok(numbers.every((number, index) => index === 0 || number > numbers[index - 1]), 'they come in order');
+      assert.ok(all.length - numbers.length <= 6 * times.length, `at most the events of the round before a break come twice: ${all}`);
       assert.equal(client.received.filter((event) => event.name === 'dropped').length, 0);
     });
   }
