@@ -59,23 +59,28 @@ fn publish_one(hub: &Hub, event: NewEvent) -> Receipt {
     hub.publish(event, Now::default(), credit, &mut Wakes::default())
 }
 
+/// Publishes events and wakes the shards; returns the time that it took.
+fn publish_batch(hub: &Hub, events: Vec<NewEvent>) -> Duration {
+    let start = Instant::now();
+    let mut wakes = Wakes::default();
+    for event in events {
+        let credit = hub
+            .credit_now(tickgate_protocol::channel::Tenant::DEFAULT, event.data.len())
+            .expect("more than all batches at once");
+        hub.publish(event, Now::default(), credit, &mut wakes);
+    }
+    hub.wake(wakes);
+    start.elapsed()
+}
+
 /// Measures publishing in batches. The inboxes are emptied between the batches, outside of the measured time.
 fn publish_timed(hub: &Hub, inboxes: &mut [Inbox], event: impl Fn(u64) -> NewEvent, times: u64) -> Duration {
     let mut spent = Duration::ZERO;
     let mut left = times;
     while left > 0 {
         let batch = left.min(1000);
-        let events: Vec<_> = (0..batch).map(|n| event(left - n)).collect();
-        let start = Instant::now();
-        let mut wakes = Wakes::default();
-        for event in events {
-            let credit = hub
-                .credit_now(tickgate_protocol::channel::Tenant::DEFAULT, event.data.len())
-                .expect("more than a batch");
-            hub.publish(event, Now::default(), credit, &mut wakes);
-        }
-        hub.wake(wakes);
-        spent += start.elapsed();
+        let events = (0..batch).map(|n| event(left - n)).collect();
+        spent += publish_batch(hub, events);
         for inbox in &mut *inboxes {
             while inbox.pop().is_some() {}
         }
@@ -108,18 +113,9 @@ fn publish_together_timed(hub: &Hub, inboxes: &mut [Inbox], channels: &[Channel]
         let batch = left.min(1000 / channels.len() as u64);
         let ready = Barrier::new(channels.len());
         let publish = |channel: &Channel| {
-            let events: Vec<_> = (0..batch).map(|_| event(channel)).collect();
-            let mut wakes = Wakes::default();
+            let events = (0..batch).map(|_| event(channel)).collect();
             ready.wait();
-            let start = Instant::now();
-            for event in events {
-                let credit = hub
-                    .credit_now(tickgate_protocol::channel::Tenant::DEFAULT, event.data.len())
-                    .expect("more than all batches");
-                hub.publish(event, Now::default(), credit, &mut wakes);
-            }
-            hub.wake(wakes);
-            start.elapsed()
+            publish_batch(hub, events)
         };
         spent += thread::scope(|scope| {
             let publish = &publish;
