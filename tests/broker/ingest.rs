@@ -9,7 +9,7 @@ use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use tickgate::backend::ingest::{NatsServer, Origin, SourceSettings, Start, StreamSettings};
 use tickgate::broker::nats::Login;
-use tickgate::gateway::{Settings, TenantSettings};
+use tickgate::gateway::Settings;
 use tickgate_protocol::channel::{Tenant, TenantNames};
 use tokio::runtime::Runtime;
 
@@ -17,7 +17,7 @@ use crate::gateway::{self, Client, Running};
 use crate::gateways::through;
 use crate::nats_server::{Nats, Proxy};
 use crate::redis_server::Redis;
-use crate::requests::start as start_sharing;
+use crate::requests::{add_acme, start as start_sharing};
 
 /// A publisher at a NATS server, with a stream.
 struct Platform {
@@ -342,15 +342,7 @@ fn a_source_reaches_its_own_tenant_only() {
     };
     let of_default = of(redis(&server, "channel:of_default"), "grid.a.order");
     let gateway = gateway::start(|settings| {
-        settings.tenants.push(TenantSettings {
-            name: "acme".into(),
-            keys: settings.keys.clone(),
-            auth: settings.auth.clone(),
-            admin_key: None,
-            viewer_key: None,
-            event_bytes: 1000,
-            publish_per_second: 0,
-        });
+        add_acme(settings);
         settings.sources.tenants = TenantNames::new(vec!["acme".into()]);
         settings.sources.sources = vec![of_acme, of_default];
     });

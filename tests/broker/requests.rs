@@ -67,6 +67,19 @@ impl Backend {
     }
 }
 
+/// Adds the tenant `acme` with the keys of the default tenant.
+pub(crate) fn add_acme(settings: &mut tickgate::gateway::Settings) {
+    settings.tenants.push(tickgate::gateway::TenantSettings {
+        name: "acme".into(),
+        keys: settings.keys.clone(),
+        auth: settings.auth.clone(),
+        admin_key: None,
+        viewer_key: None,
+        event_bytes: 1000,
+        publish_per_second: 0,
+    });
+}
+
 pub(crate) fn start(url: String, node: &str, change: impl FnOnce(&mut tickgate::gateway::Settings)) -> Running {
     let running = gateway::start(|settings| {
         settings.node = node.into();
@@ -258,15 +271,7 @@ fn a_tenant_is_published_to_by_its_name_and_sees_its_own_channels_only() {
         if let Some(SharedSettings::Nats(nats)) = &mut settings.shared {
             nats.tenants = vec!["acme".into()];
         }
-        settings.tenants.push(tickgate::gateway::TenantSettings {
-            name: "acme".into(),
-            keys: settings.keys.clone(),
-            auth: settings.auth.clone(),
-            admin_key: None,
-            viewer_key: None,
-            event_bytes: 1000,
-            publish_per_second: 0,
-        });
+        add_acme(settings);
     };
     let one = start(server.url(), "one", with_tenant);
     let two = start(server.url(), "two", with_tenant);
