@@ -19,7 +19,7 @@ const CONNECT: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(3);
 
 /// How many nodes of a Cluster are asked for the owner of a slot. A node that was away knows a former owner.
-const NODES_MAX: usize = 5;
+pub(crate) const NODES_MAX: usize = 5;
 
 /// Why there is no connection.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,6 +40,11 @@ impl NoConnection {
         } else {
             Self::Unreachable(text)
         }
+    }
+
+    /// The [`NODES_MAX`] nodes that were asked refer to others.
+    pub(crate) fn without_owner() -> Self {
+        Self::Unreachable("the nodes of the Redis Cluster do not agree about who owns the slot".to_owned())
     }
 }
 
@@ -68,6 +73,28 @@ impl Found {
     pub(crate) fn client(&self) -> &Client {
         &self.client
     }
+
+    /// The URL of the node of a Redis Cluster to which the server refers with this error; `None`: it is another error.
+    pub(crate) fn other_node(&self, error: &RedisError) -> Option<String> {
+        let (host, port) = error.redirect_node()?.0.rsplit_once(':')?;
+        let (scheme, own) = match self.client.get_connection_info().addr() {
+            ConnectionAddr::Tcp(own, _) => ("redis", own),
+            ConnectionAddr::TcpTls { host: own, .. } => ("rediss", own),
+            _ => return None,
+        };
+        // A node that does not know its own host means that of the connection.
+        let host = if host.is_empty() { own } else { host };
+        Some(format!("{scheme}://{}", at(host, port)))
+    }
+
+    /// The URL of the node that owns the slot of the key which `probe` names, if it is another one.
+    async fn owner(&mut self, probe: &Cmd) -> Result<Option<String>, NoConnection> {
+        let answer = timeout(ANSWER, probe.query_async::<Value>(&mut self.connection)).await;
+        let late = |_| NoConnection::Unreachable(format!("{} does not answer in time", self.address));
+        let error = answer.map_err(late)?.err();
+        let is_moved = |error: &RedisError| error.kind() == ErrorKind::Server(ServerErrorKind::Moved);
+        Ok(error.filter(is_moved).and_then(|error| self.other_node(&error)))
+    }
 }
 
 impl RedisServer {
@@ -80,7 +107,7 @@ impl RedisServer {
     pub(crate) async fn find(&self, attempt: usize, probe: Option<&Cmd>) -> Result<Found, NoConnection> {
         let address = self.addresses.get(attempt % self.addresses.len().max(1));
         let address = address.ok_or_else(|| NoConnection::Unreachable("no address is configured".to_owned()))?;
-        let (mut url, sentinel) = match &address.0 {
+        let (url, sentinel) = match &address.0 {
             Place::Server(url) => (url.to_string(), None),
             Place::Sentinel { url, master } => {
                 let connection = self.connect_sentinel(url).await?;
@@ -92,26 +119,34 @@ impl RedisServer {
                 )
             }
         };
+        let mut found = self.connect_to(&url).await?;
         for _ in 0..NODES_MAX {
-            let client = self.client(&url, true)?;
-            let address = url.split_once("://").map_or(&*url, |(_, rest)| rest).to_owned();
-            let mut connection = connect(&client, &address).await?;
             let owner = match probe {
-                Some(probe) => owner(&mut connection, probe, &client, &address).await?,
+                Some(probe) => found.owner(probe).await?,
                 None => None,
             };
             let Some(owner) = owner else {
-                return Ok(Found {
-                    connection,
-                    address,
-                    sentinel,
-                    client,
-                });
+                return Ok(Found { sentinel, ..found });
             };
-            url = format!("{}://{owner}", scheme(&url));
+            found = self.connect_to(&owner).await?;
         }
-        let why = "the nodes of the Redis Cluster do not agree about who owns the slot";
-        Err(NoConnection::Unreachable(why.to_owned()))
+        Err(NoConnection::without_owner())
+    }
+
+    /// Connects to the server with this URL.
+    ///
+    /// # Errors
+    ///
+    /// Why there is no connection.
+    pub(crate) async fn connect_to(&self, url: &str) -> Result<Found, NoConnection> {
+        let client = self.client(url, true)?;
+        let address = url.split_once("://").map_or(url, |(_, rest)| rest).to_owned();
+        Ok(Found {
+            connection: connect(&client, &address).await?,
+            address,
+            sentinel: None,
+            client,
+        })
     }
 
     /// A Sentinel often has no users of its own.
@@ -159,31 +194,6 @@ async fn connect(client: &Client, address: &str) -> Result<MultiplexedConnection
     match timeout(CONNECT, client.get_multiplexed_async_connection_with_config(&config)).await {
         Ok(connection) => connection.map_err(|error| NoConnection::of(&format!("no connection to {address}"), &error)),
         Err(_) => Err(NoConnection::Unreachable(format!("no connection to {address} in time"))),
-    }
-}
-
-/// The node of a Cluster that owns the slot of the key which `probe` names, if it is another one.
-async fn owner(
-    connection: &mut MultiplexedConnection,
-    probe: &Cmd,
-    client: &Client,
-    address: &str,
-) -> Result<Option<String>, NoConnection> {
-    let answer = timeout(ANSWER, probe.query_async::<Value>(connection)).await;
-    match answer.map_err(|_| NoConnection::Unreachable(format!("{address} does not answer in time")))? {
-        Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::Moved) => {
-            let node = error.redirect_node().and_then(|(node, _)| node.rsplit_once(':'));
-            let (host, port) = node.ok_or_else(|| NoConnection::of(address, &error))?;
-            // A node that does not know its own host means that of the connection.
-            let host = match client.get_connection_info().addr() {
-                ConnectionAddr::Tcp(own, _) | ConnectionAddr::TcpTls { host: own, .. } if host.is_empty() => {
-                    own.as_str()
-                }
-                _ => host,
-            };
-            Ok(Some(at(host, port)))
-        }
-        _ => Ok(None),
     }
 }
 

@@ -20,7 +20,7 @@ use redis::{ErrorKind, RedisError};
 use crate::auth::Secret;
 
 pub use address::RedisAddress;
-pub(crate) use find::{Found, NoConnection, Sentinel};
+pub(crate) use find::{Found, NODES_MAX, NoConnection, Sentinel};
 
 /// Where a server is, and how the gateway logs in.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

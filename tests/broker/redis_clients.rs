@@ -16,12 +16,16 @@ use crate::redis_cluster::{Cluster, query};
 use crate::redis_server::{Keeps, Redis, servers};
 
 fn feed(server: &RedisServer) -> FeedSettings {
+    feed_of(server, "prices.top", "string:price")
+}
+
+fn feed_of(server: &RedisServer, channel: &str, key: &str) -> FeedSettings {
     FeedSettings {
-        channel: "prices.top".parse().expect("a channel"),
+        channel: channel.parse().expect("a channel"),
         event: "price".into(),
         source: SourceSettings::Redis {
             server: server.clone(),
-            key: "string:price".parse().expect("a key"),
+            key: key.parse().expect("a key"),
         },
         publish: PublishMode::Changed,
         interval: Duration::from_millis(100),
@@ -136,4 +140,52 @@ fn a_source_reads_a_stream_and_channels_of_a_redis_cluster() {
     let mut client = reader(&gateway, "orders.*");
     owner.run(&["PUBLISH", "orders", r#"{"user":"u3"}"#]);
     assert_eq!(event(&mut client), ("orders.u3".to_owned(), json!({"user": "u3"})));
+}
+
+#[test]
+fn feeds_read_keys_of_a_redis_cluster_from_the_nodes_that_have_them() {
+    let cluster = Cluster::start(servers().last().expect("one"), "price");
+    let (owner, other) = (cluster.owner, (cluster.owner + 1) % 3);
+    cluster.write(&["SET", "price", "1"]);
+    let stocks: Vec<String> = (0..10).map(|number| format!("stock:{number}")).collect();
+    for stock in &stocks {
+        cluster.write(&["HSET", stock, "code", stock]);
+        cluster.write(&["RPUSH", "board", stock]);
+    }
+    let has_keys = |node: &&Redis| node.info_text("role") == "master" && node.ask(&["DBSIZE"]) != ":0";
+    assert_eq!(cluster.nodes.iter().filter(has_keys).count(), 3, "every node has some");
+    let access = cluster.server();
+    let gateway = gateway::start(|settings| {
+        settings.feeds.feeds = vec![feed(&access), feed_of(&access, "board.main", "list:board")];
+    });
+    let (mut prices, mut board) = (reader(&gateway, "prices.top"), reader(&gateway, "board.main"));
+    let price = |number: u64| ("prices.top".to_owned(), json!(number));
+    assert_eq!(event(&mut prices), price(1));
+    let all: Vec<_> = stocks.iter().map(|stock| json!({ "code": stock })).collect();
+    assert_eq!(event(&mut board), ("board.main".to_owned(), json!(all)));
+    // The key is being handed over.
+    cluster.open_slot(owner, other);
+    cluster.move_keys(owner, other, |_| true);
+    query_asking(&cluster.nodes[other], &["SET", "price", "2"]);
+    assert_eq!(event(&mut prices), price(2));
+    cluster.close_slot(owner, other);
+    cluster.write(&["SET", "price", "3"]);
+    assert_eq!(event(&mut prices), price(3));
+    cluster.open_slot(other, owner);
+    cluster.move_keys(other, owner, |_| true);
+    cluster.close_slot(other, owner);
+    cluster.replicate(owner, cluster.replica);
+    cluster.nodes[owner].end();
+    let replica = &cluster.nodes[cluster.replica];
+    gateway::until("the promotion", || replica.ask_any(&["SET", "price", "4"]) == "+OK");
+    assert_eq!(event(&mut prices), price(4));
+}
+
+/// Runs a command at a node to which the slot of its key is being handed over.
+fn query_asking(node: &Redis, command: &[&str]) {
+    let client = redis::Client::open(node.address()).expect("an address");
+    let mut connection = client.get_connection().expect("connected");
+    let mut both = redis::pipe();
+    both.cmd("ASKING").ignore().cmd(command[0]).arg(&command[1..]).ignore();
+    both.exec(&mut connection).expect("done");
 }

@@ -140,6 +140,12 @@ impl Cluster {
         keys.retain(|key| is_chosen(key));
         let mut command = cmd("MIGRATE");
         command
+    /// Runs a command with one key at the node that has it.
+    pub(crate) fn write(&self, command: &[&str]) {
+        let takes = |node: &Redis| !node.ask_any(command).starts_with('-');
+        until("the owner of the key", || self.nodes.iter().any(takes));
+    }
+
             .arg("127.0.0.1")
             .arg(self.nodes[to].port)
             .arg("")

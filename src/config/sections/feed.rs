@@ -29,8 +29,8 @@ section! {
         /// placeholder.
         value redis: Option<RedisKey> = None;
         /// The Redis server, one URL or several that are tried in turn: `redis://host[:port][/database]` or, with TLS,
-        /// `rediss://…`; by a Sentinel `sentinel://host:port/master` or `sentinels://…`. If this is not set, it is
-        /// `redis://127.0.0.1:6379`. Feeds with the same server and login share a connection.
+        /// `rediss://…`, also for the nodes of a Redis Cluster; by a Sentinel `sentinel://host:port/master` or `sentinels://…`.
+        /// If this is not set, it is `redis://127.0.0.1:6379`. Feeds with the same server and login share connections.
         value url: Option<Urls> = None, check |urls| urls.as_ref().map_or(Ok(()), |urls| redis::addresses(urls).map(drop));
         /// The ACL user of Redis. It needs a password. If this is not set, it is the default user.
         value user: Option<String> = None, check not_blank;

@@ -5,6 +5,7 @@
 
 mod http;
 mod redis;
+mod server;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,7 +14,8 @@ pub use self::http::UrlTemplate;
 pub use self::redis::RedisKey;
 
 use self::http::HttpSource;
-use self::redis::{RedisSource, Server};
+use self::redis::RedisSource;
+use self::server::Server;
 use super::PublishMode;
 use super::failure::PollFailure;
 use crate::backend::commands::http::Pool;
@@ -104,10 +106,10 @@ impl Source {
         }
     }
 
-    /// The response did not arrive in time, so the connection may be dead. The next poll makes a new one.
+    /// The response did not arrive in time, so a connection may be dead. The next polls make new ones.
     pub(super) fn timed_out(&self) {
         if let Self::Redis(source) = self {
-            source.forget_connection();
+            source.forget_connections();
         }
     }
 }

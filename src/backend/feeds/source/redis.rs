@@ -1,4 +1,4 @@
-//! `redis = "string:key"`, `"hash:key"`, `"list:key"` or `"record:key"`: one key. The feeds of a server share a connection.
+//! `redis = "string:key"`, `"hash:key"`, `"list:key"` or `"record:key"`: one key. The feeds of a server share its connections.
 //!
 //! - `string`: the value is the JSON response. A missing key gives `null`.
 //! - `hash`: without `record_key`, one object of the fields. With it, an array with one record for each field, whose value
@@ -10,18 +10,15 @@
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use parking_lot::Mutex;
-use redis::aio::MultiplexedConnection;
-use redis::{ErrorKind, RedisError, ServerErrorKind};
+use redis::{Cmd, FromRedisValue};
 
 use super::Response;
+use super::server::Server;
 use crate::backend::feeds::PublishMode;
 use crate::backend::feeds::attributes::{self, Hash};
 use crate::backend::feeds::change::RECORDS_MAX;
 use crate::backend::feeds::failure::PollFailure;
-use crate::redis::{NoConnection, RedisServer};
 
 /// A key with at most one placeholder, and the type of its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,57 +88,6 @@ impl RedisKey {
     }
 }
 
-/// One server and its connection. The connection is made when a poll needs it, and again after it broke.
-pub(super) struct Server {
-    server: RedisServer,
-    connection: Mutex<Option<MultiplexedConnection>>,
-    attempts: AtomicUsize,
-    // Locked while connecting, so that many polls make one connection.
-    connecting: tokio::sync::Mutex<()>,
-}
-
-impl Server {
-    pub(super) fn new(server: RedisServer) -> Self {
-        Self {
-            server,
-            connection: Mutex::default(),
-            attempts: AtomicUsize::new(0),
-            connecting: tokio::sync::Mutex::default(),
-        }
-    }
-
-    async fn connection(&self) -> Result<MultiplexedConnection, PollFailure> {
-        let _one = self.connecting.lock().await;
-        let made = self.connection.lock().clone();
-        if let Some(connection) = made {
-            return Ok(connection);
-        }
-        let found = self.server.find(self.attempts.fetch_add(1, Relaxed), None).await;
-        let connection = found.map_err(|error| match error {
-            NoConnection::Refused(_) => PollFailure::Refused(error.to_string()),
-            NoConnection::Unreachable(why) => PollFailure::Unreachable(why),
-        })?;
-        let connection = connection.connection;
-        *self.connection.lock() = Some(connection.clone());
-        Ok(connection)
-    }
-
-    fn failure(&self, error: &RedisError) -> PollFailure {
-        if error.kind() == ErrorKind::Server(ServerErrorKind::Moved) {
-            let why = "the server belongs to a Redis Cluster, in which feeds cannot read";
-            return PollFailure::Refused(format!("{why}: {error}"));
-        }
-        if error.code().is_some() {
-            return PollFailure::Refused(error.to_string());
-        }
-        if error.is_io_error() || error.is_connection_dropped() || error.is_unrecoverable_error() {
-            *self.connection.lock() = None;
-            return PollFailure::Lost(error.to_string());
-        }
-        PollFailure::BadResponse(error.to_string())
-    }
-}
-
 pub(in crate::backend::feeds) struct RedisSource {
     server: Arc<Server>,
     key: RedisKey,
@@ -152,8 +98,8 @@ impl RedisSource {
         Self { server, key }
     }
 
-    pub(super) fn forget_connection(&self) {
-        *self.server.connection.lock() = None;
+    pub(super) fn forget_connections(&self) {
+        self.server.forget_connections();
     }
 
     /// Reads the key once.
@@ -167,20 +113,18 @@ impl RedisSource {
         mode: &PublishMode,
         bytes_max: usize,
     ) -> Result<Response, PollFailure> {
-        let mut connection = self.server.connection().await?;
         let key = self.key.fill(value);
         let record_key = match mode {
             PublishMode::ChangedRecords(key) => Some(key),
             PublishMode::Changed | PublishMode::Everything => None,
         };
-        let failed = |error| self.server.failure(&error);
         let (text, is_missing) = match self.key.kind {
-            Kind::String => match string(&mut connection, &key).await.map_err(failed)? {
+            Kind::String => match self.string(&key).await? {
                 Some(value) => (text(value, "the value")?, false),
                 None => ("null".to_owned(), true),
             },
             Kind::Hash => {
-                let hash = texts(hash(&mut connection, &key).await.map_err(failed)?)?;
+                let hash = texts(self.hash(&key).await?)?;
                 let is_missing = hash.is_empty();
                 let text = match record_key {
                     Some(key) => attributes::records(hash, key)?,
@@ -189,13 +133,13 @@ impl RedisSource {
                 (text, is_missing)
             }
             Kind::List => {
-                let hashes = list(&mut connection, &key).await.map_err(failed)?;
+                let hashes = self.list(&key).await?;
                 let is_missing = hashes.is_empty();
                 let hashes = hashes.into_iter().map(texts).collect::<Result<_, _>>()?;
                 (attributes::array(hashes, record_key), is_missing)
             }
             Kind::Record => {
-                let hash = texts(hash(&mut connection, &key).await.map_err(failed)?)?;
+                let hash = texts(self.hash(&key).await?)?;
                 let is_missing = hash.is_empty();
                 (attributes::array(vec![hash], record_key), is_missing)
             }
@@ -205,9 +149,33 @@ impl RedisSource {
         }
         Ok(Response { text, is_missing })
     }
-}
 
-type RedisResult<T> = Result<T, RedisError>;
+    async fn string(&self, key: &str) -> Result<Option<Vec<u8>>, PollFailure> {
+        self.one(key, |key| redis::cmd("GET").arg(key).take()).await
+    }
+
+    async fn hash(&self, key: &str) -> Result<RawHash, PollFailure> {
+        self.one(key, |key| redis::cmd("HGETALL").arg(key).take()).await
+    }
+
+    async fn list(&self, key: &str) -> Result<Vec<RawHash>, PollFailure> {
+        // Up to one key more than the limit is read. The comparison with the last response refuses that many records.
+        let range = |key: &&str| redis::cmd("LRANGE").arg(key).arg(0).arg(RECORDS_MAX).take();
+        let keys: Vec<Vec<u8>> = self.one(key, range).await?;
+        self.server
+            .ask(&keys, |key| redis::cmd("HGETALL").arg(key).take())
+            .await
+    }
+
+    async fn one<T: FromRedisValue + Default>(
+        &self,
+        key: &str,
+        command: impl Fn(&&str) -> Cmd,
+    ) -> Result<T, PollFailure> {
+        let answers = self.server.ask(&[key], command).await?;
+        Ok(answers.into_iter().next().unwrap_or_default())
+    }
+}
 
 /// A hash as Redis keeps it. Its fields and values are read as bytes: the client library would give the connection up
 /// after a value that is not text.
@@ -224,32 +192,6 @@ fn texts(hash: RawHash) -> Result<Hash, PollFailure> {
         Ok((field, value))
     };
     hash.into_iter().map(pair).collect()
-}
-
-async fn string(connection: &mut MultiplexedConnection, key: &str) -> RedisResult<Option<Vec<u8>>> {
-    redis::cmd("GET").arg(key).query_async(connection).await
-}
-
-async fn hash(connection: &mut MultiplexedConnection, key: &str) -> RedisResult<RawHash> {
-    redis::cmd("HGETALL").arg(key).query_async(connection).await
-}
-
-async fn list(connection: &mut MultiplexedConnection, key: &str) -> RedisResult<Vec<RawHash>> {
-    // Up to one key more than the limit is read. The comparison with the last response refuses that many records.
-    let keys: Vec<Vec<u8>> = redis::cmd("LRANGE")
-        .arg(key)
-        .arg(0)
-        .arg(RECORDS_MAX)
-        .query_async(connection)
-        .await?;
-    if keys.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut all = redis::pipe();
-    for key in &keys {
-        all.cmd("HGETALL").arg(key);
-    }
-    all.query_async(connection).await
 }
 
 #[cfg(test)]
