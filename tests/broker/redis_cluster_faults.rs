@@ -13,7 +13,7 @@ use tokio::runtime::Runtime;
 
 use crate::node::{Node, World, check_order, event, until, with_id};
 use crate::redis_cluster::{Cluster, query};
-use crate::redis_server::servers;
+use crate::redis_server::{Redis, servers};
 use crate::{claims, sessions, suite};
 
 /// The hash tag of the keys of a test.
@@ -119,14 +119,20 @@ fn move_slot(world: &mut World, cluster: &Cluster, (from, to): (usize, usize)) {
     cluster.close_slot(from, to);
 }
 
-/// The owner is killed, and its replica may lack the end of the log. No position may stand for an event that is lost.
-fn kill_owner(world: &mut World, cluster: &Cluster, changes: u64, (master, replica): (usize, usize)) {
+/// The owner fails, and its replica may lack the end of the log. No position may stand for an event that is lost.
+fn lose_owner(
+    world: &mut World,
+    cluster: &Cluster,
+    changes: u64,
+    (master, replica): (usize, usize),
+    fail: impl FnOnce(&Redis),
+) {
     let epoch = world.nodes[0].hub.epoch();
     cluster.replicate(master, replica);
-    let backend = Backend::start(&world.nodes[0], "killed");
+    let backend = Backend::start(&world.nodes[0], "lost");
     let before = world.nodes[1].hub.newest_version();
     until("some events", || world.nodes[1].hub.newest_version() > before);
-    cluster.nodes[master].end();
+    fail(&cluster.nodes[master]);
     until_changed(world, changes);
     let offsets = backend.end();
     world.nodes[2].publish_one(event("kept.end", 0));
@@ -182,6 +188,29 @@ fn a_slot_with_another_owner_takes_the_gateways_with_it() {
         lossless(&mut world, "handed over", 3, |_| {
             query::<()>(&cluster.nodes[replica], redis::cmd("CLUSTER").arg("FAILOVER"));
         });
-        kill_owner(&mut world, &cluster, 4, (replica, owner));
+        lose_owner(&mut world, &cluster, 4, (replica, owner), Redis::end);
+    }
+}
+
+#[test]
+fn a_frozen_owner_of_a_slot_is_left_and_comes_back_as_a_replica() {
+    let cluster = Rc::new(Cluster::start(servers().last().expect("one"), TAG));
+    let (owner, replica) = (cluster.owner, cluster.replica);
+    let mut world = World::cluster(Rc::clone(&cluster));
+    lose_owner(&mut world, &cluster, 1, (owner, replica), Redis::freeze);
+    // What gateways have sent it meanwhile is carried out now, and given up when it hears of the new owner.
+    cluster.nodes[owner].thaw();
+    until("a replica", || cluster.nodes[owner].info_text("role") == "slave");
+    cluster.replicate(replica, owner);
+    let state = |node: &Node| {
+        let changes = node.redis.as_ref().expect("Redis").sample().servers_changed;
+        (node.broker.link(), changes, node.resyncs)
+    };
+    let before: Vec<_> = world.nodes.iter().map(state).collect();
+    world.nodes[1].publish_one(event("kept.end", 1));
+    for (node, before) in world.nodes.iter_mut().zip(before) {
+        until("the event", || node.last("kept.end").as_deref() == Some("1"));
+        node.take_messages();
+        assert_eq!(state(node), before, "nobody goes back to it");
     }
 }
