@@ -153,7 +153,7 @@ part_gateways() {
         cargo test --profile "$TEST_PROFILE" --locked --test broker a_storm -- --nocapture --test-threads=1 || return 1
     TICKGATE_SEEDS=$MODEL_SEEDS cargo test --profile "$TEST_PROFILE" --locked --lib recovered_is_never_wrong || return 1
     TICKGATE_ROUNDS=$CLUSTER_ROUNDS cargo test --profile "$TEST_PROFILE" --locked --test broker cluster -- --ignored --nocapture || return 1
-    echo "$STORM_SECONDS s of faults of NATS, and of Redis, under $STORM_CLIENTS clients, and $CLUSTER_ROUNDS rolling restarts of a cluster lose and double nothing"
+    echo "$STORM_SECONDS s each of faults of NATS and of Redis under $STORM_CLIENTS clients, and $CLUSTER_ROUNDS rolling restarts of a cluster lose and double nothing, and what a Redis replica lacks is told"
 }
 
 part_upgrade() {

@@ -13,6 +13,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use tickgate::broker::{Link, Readiness};
 use tickgate::hub::Epoch;
 
+use crate::losses::Ledger;
 use crate::node::{Got, HISTORY_SIZE, Node, until, until_with, with_id};
 
 pub(crate) const CHANNELS: [&str; 3] = ["kept.a", "kept.b", "plain.a"];
@@ -65,19 +66,25 @@ struct Client {
 }
 
 impl Client {
-    fn take(&mut self, epoch: Epoch, seen: Seen) -> Result<(), String> {
+    fn take(&mut self, epoch: Epoch, seen: Seen, traffic: &Traffic) -> Result<(), String> {
         if seen.version > 0 && seen.version <= self.recovered_to {
             return Ok(());
         }
         let next = &mut self.next[seen.publisher];
         if let Some(expected) = next.filter(|expected| *expected != seen.number) {
-            return Err(format!(
-                "a client got {seen:?} instead of number {expected}; its position was {:?}",
-                self.position
-            ));
+            let Some(losses) = traffic.losses.as_ref().filter(|_| expected < seen.number) else {
+                return Err(format!(
+                    "a client got {seen:?} instead of number {expected}; its position was {:?}",
+                    self.position
+                ));
+            };
+            losses.note_skipped(seen.channel, seen.publisher, expected..seen.number);
         }
         *next = Some(seen.number + 1);
         if seen.version > 0 {
+            if let (Some(losses), Some((_, before))) = (&traffic.losses, self.position) {
+                losses.note_step(before, seen.version);
+            }
             self.position = Some((epoch, seen.version));
         }
         Ok(())
@@ -106,19 +113,25 @@ impl Client {
         self.recovered_to = version;
         let newest = missed.last().map_or(version, |got| got.1);
         for got in &missed {
-            self.take(epoch, Seen::of(got))?;
+            let seen = Seen::of(got);
+            traffic.check_version(seen)?;
+            self.take(epoch, seen, traffic)?;
         }
         self.recovered_to = newest;
         Ok(true)
     }
 
-    /// A client is told that something is missing only if the history is too short for it.
+    /// A client is told that something is missing only if the history is too short for it, or its position is lost.
     fn check_told(&self, traffic: &Traffic) -> Result<(), String> {
         let published = traffic.published.iter().map(|rounds| rounds.load(Ordering::Relaxed));
         let of = |(next, rounds): (&Option<u64>, u64)| (rounds + 1).saturating_sub(next.unwrap_or(0));
         // At most, with the events that are on their way.
         let missed: u64 = self.next.iter().zip(published).map(of).sum();
         if missed > u64::from(HISTORY_SIZE) {
+            return Ok(());
+        }
+        if let (Some(losses), Some((_, position))) = (&traffic.losses, self.position) {
+            losses.note_told(position);
             return Ok(());
         }
         Err(format!(
@@ -156,9 +169,24 @@ pub(crate) struct Traffic {
     recovered: AtomicU64,
     told: AtomicU64,
     wrong: Mutex<Option<String>>,
+    // Set if the server may lose events.
+    losses: Option<Ledger>,
 }
 
 impl Traffic {
+    /// The traffic at a server that may lose the end of its log.
+    pub(crate) fn with_losses() -> Self {
+        Self {
+            losses: Some(Ledger::default()),
+            ..Self::default()
+        }
+    }
+
+    /// What clients got, if the server may have lost events.
+    pub(crate) fn losses(&self) -> Option<&Ledger> {
+        self.losses.as_ref()
+    }
+
     /// Kills a gateway as soon as its publisher has an answer. It starts anew and knows nothing.
     pub(crate) fn kill(&self, gateway: usize) {
         self.kills[gateway].store(true, Ordering::SeqCst);
@@ -184,8 +212,14 @@ impl Traffic {
         }
     }
 
-    /// Every gateway gives an event the same version.
+    /// Every gateway gives an event the same version. One that is lost and published again has another one.
     fn check_version(&self, seen: Seen) -> Result<(), String> {
+        if let Some(losses) = &self.losses {
+            return match seen.version {
+                0 => Ok(()),
+                version => losses.note(version, (seen.channel, seen.publisher, seen.number)),
+            };
+        }
         let versions = &mut self.versions.lock().expect("whole")[seen.channel][seen.publisher];
         let index = usize::try_from(seen.number).expect("small");
         if versions.len() <= index {
@@ -223,14 +257,13 @@ impl Gateway<'_> {
             node.join("*");
             let is_killed = self.live(&mut node);
             node.take_messages();
-            assert_eq!(node.resyncs, 0, "every connection got everything");
+            let is_whole = node.resyncs == 0 || self.traffic.losses.is_some();
+            assert!(is_whole, "every connection got everything");
             if !is_killed {
                 return;
             }
             drop(node);
-            for client in std::mem::take(&mut self.clients) {
-                self.leave(client);
-            }
+            self.leave_all();
         }
     }
 
@@ -299,11 +332,20 @@ impl Gateway<'_> {
         }
         let mut got = Vec::new();
         node.take(&mut got);
+        node.take_messages();
+        if std::mem::take(&mut node.resyncs) > 0 {
+            if traffic.losses.is_none() {
+                traffic.check(Err("connections were ended, but the log has lost nothing".to_owned()));
+            }
+            // Something may be missing before what has come.
+            got.clear();
+            self.leave_all();
+        }
         let epoch = node.hub.epoch();
         for seen in got.iter().map(Seen::of) {
             traffic.check(traffic.check_version(seen));
             let clients = self.clients.iter_mut().filter(|client| client.channel == seen.channel);
-            clients.for_each(|client| traffic.check(client.take(epoch, seen)));
+            clients.for_each(|client| traffic.check(client.take(epoch, seen, traffic)));
         }
         let now = Instant::now();
         let back = self.away.extract_if(.., |(until, _)| *until <= now).collect::<Vec<_>>();
@@ -324,6 +366,12 @@ impl Gateway<'_> {
     fn leave(&mut self, client: Client) {
         let away = Duration::from_millis(self.random.random_range(0..AWAY_MS_MAX));
         self.away.push((Instant::now() + away, client));
+    }
+
+    fn leave_all(&mut self) {
+        for client in std::mem::take(&mut self.clients) {
+            self.leave(client);
+        }
     }
 
     fn go_anywhere(&mut self, client: Client) {
@@ -352,14 +400,14 @@ impl Gateway<'_> {
 }
 
 /// Runs the gateways that `start` starts by their indices, with so many clients, and `faults` meanwhile. Then checks that each
-/// client got everything that it was promised.
+/// client got everything that it was promised, but for what the server may lose.
 pub(crate) fn under_traffic(
-    seed: u64,
-    clients: usize,
+    traffic: &Traffic,
+    (seed, clients): (u64, usize),
     start: impl Fn(usize) -> Node + Sync,
     faults: impl FnOnce(&Traffic),
 ) {
-    let (traffic, start) = (&Traffic::default(), &start);
+    let start = &start;
     let (doors, arrivals): (Vec<_>, Vec<_>) = (0..GATEWAYS).map(|_| mpsc::channel()).unzip();
     std::thread::scope(|scope| {
         for (index, arrivals) in arrivals.into_iter().enumerate() {
@@ -421,6 +469,7 @@ fn is_published(traffic: &Traffic, rounds: u64) -> bool {
 #[test]
 fn the_check_of_a_client_finds_gaps_doubles_and_needless_losses() {
     let mut client = Client::default();
+    let traffic = Traffic::default();
     let mut take = |number| {
         let seen = Seen {
             channel: 0,
@@ -428,12 +477,11 @@ fn the_check_of_a_client_finds_gaps_doubles_and_needless_losses() {
             publisher: 1,
             number,
         };
-        client.take(Epoch(1), seen).is_ok()
+        client.take(Epoch(1), seen, &traffic).is_ok()
     };
     assert!(take(5) && take(6), "it begins anywhere");
     assert!(!take(6), "a double");
     assert!(!take(8), "a gap");
-    let traffic = Traffic::default();
     traffic.published[1].store(7 + u64::from(HISTORY_SIZE) - GATEWAYS as u64, Ordering::Relaxed);
     assert!(client.check_told(&traffic).is_err(), "the history has everything");
     traffic.published[1].fetch_add(1, Ordering::Relaxed);

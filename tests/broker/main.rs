@@ -21,6 +21,7 @@ mod feeds;
 mod gateways;
 mod ingest;
 mod latency;
+mod losses;
 mod node;
 mod notices;
 mod read_back;

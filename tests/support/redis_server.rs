@@ -218,6 +218,11 @@ fn came_up(port: u16, process: &mut Child) -> bool {
     while Instant::now() < deadline {
         if process.try_wait().expect("waited for").is_some() {
             return false;
+    /// The arguments with which the server starts from now on.
+    pub(crate) fn set_arguments(&mut self, more: &[&str]) {
+        self.more = more.iter().map(|&text| text.to_owned()).collect();
+    }
+
         }
         if let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) {
             let mut answer = String::new();
