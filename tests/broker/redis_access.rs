@@ -1,16 +1,19 @@
-//! How gateways reach Redis: with TLS, as an ACL user, by a Sentinel, and with the files of `deploy/scaling`.
+//! How gateways reach Redis: with TLS, also in a Redis Cluster, as an ACL user, by a Sentinel, and with the files of
+//! `deploy/scaling`.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::rc::Rc;
 
 use tickgate::auth::Secret;
 use tickgate::broker::{Claimed, Link, SharedSettings, redis};
 use tickgate::config::{Config, Environment};
 use tickgate::redis::RedisServer;
 
-use crate::node::{Node, event, until};
+use crate::node::{Node, World, event, until};
 use crate::process::free_port;
-use crate::redis_server::{Keeps, Redis};
+use crate::redis_cluster::{Cluster, query};
+use crate::redis_server::{Certificate, Keeps, Redis};
 
 fn deployed(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/scaling").join(name);
@@ -85,33 +88,15 @@ fn the_files_of_the_deployment_over_redis_work_together() {
 pub(crate) struct Encrypted {
     pub(crate) server: Redis,
     port: u16,
-    certificate: String,
-    _directory: tempfile::TempDir,
+    certificate: Certificate,
 }
 
 impl Encrypted {
     /// Starts one with an ACL user `gateway`, whose password is `hidden`.
     pub(crate) fn start(rules: &[&str]) -> Self {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        let path = |name: &str| directory.path().join(name).display().to_string();
-        let (key, certificate) = (path("key.pem"), path("certificate.pem"));
-        let made = Command::new("openssl")
-            .args("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=redis".split(' '))
-            .args("-addext subjectAltName=IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE".split(' '))
-            .args(["-keyout", &key, "-out", &certificate])
-            .stdin(Stdio::null())
-            .stderr(Stdio::null())
-            .status();
-        assert!(made.is_ok_and(|status| status.success()), "openssl makes a certificate");
-        let port = free_port();
-        let tls_port = port.to_string();
-        let files = [
-            ["--tls-cert-file", &*certificate],
-            ["--tls-key-file", &key],
-            ["--tls-ca-cert-file", &certificate],
-        ];
-        let mut arguments = vec!["--tls-port", &tls_port, "--tls-auth-clients", "no"];
-        arguments.extend(files.iter().flatten());
+        let (port, certificate) = (free_port(), Certificate::make());
+        let encrypted = certificate.arguments(&port.to_string());
+        let mut arguments: Vec<&str> = encrypted.iter().map(String::as_str).collect();
         arguments.extend(["--user", "gateway", "on", ">hidden"]);
         arguments.extend(rules);
         let server = Redis::start_with(Path::new("redis-server"), Keeps::Nothing, &arguments);
@@ -119,7 +104,6 @@ impl Encrypted {
             server,
             port,
             certificate,
-            _directory: directory,
         }
     }
 
@@ -130,7 +114,7 @@ impl Encrypted {
             addresses: vec![address.parse().expect("an address")],
             user: Some("gateway".into()),
             password: Some(Secret::new(password.as_bytes())),
-            ca_file: Some(self.certificate.as_str().into()),
+            ca_file: Some(self.certificate.path.as_str().into()),
         }
     }
 
@@ -152,6 +136,26 @@ fn a_gateway_speaks_tls_as_an_acl_user() {
     node.publish_one(event("kept.a", 1));
     let (wrong, untrusted) = (start(encrypted.access("wrong")), start(encrypted.untrusted()));
     assert_eq!((wrong.broker.link(), untrusted.broker.link()), (Link::Down, Link::Down));
+}
+
+#[test]
+fn gateways_speak_tls_with_every_node_of_a_redis_cluster() {
+    let cluster = Rc::new(Cluster::start_encrypted(Path::new("redis-server"), "{suite.one}"));
+    let mut world = World::cluster(Rc::clone(&cluster));
+    let before = world.nodes[0].publish_one(event("kept.a", 1));
+    cluster.replicate(cluster.owner, cluster.replica);
+    query::<()>(&cluster.nodes[cluster.replica], ::redis::cmd("CLUSTER").arg("FAILOVER"));
+    for node in &mut world.nodes {
+        let broker = node.redis.clone().expect("Redis");
+        until("the new owner", || broker.sample().servers_changed == 1);
+        node.wait_for(Link::Up);
+    }
+    world.nodes[1].publish_one(event("kept.a", 2));
+    for node in &mut world.nodes {
+        until("the event", || node.last("kept.a").as_deref() == Some("2"));
+        let recovered = node.recover("kept.a", node.hub.epoch(), before.offset.expect("a history"));
+        assert_eq!((recovered, node.resyncs), (Some(vec!["2".to_owned()]), 0));
+    }
 }
 
 /// A Sentinel that watches one master.

@@ -9,7 +9,7 @@ use redis::{Cmd, Connection, FromRedisValue, cmd};
 use tickgate::redis::RedisServer;
 
 use crate::process::free_port;
-use crate::redis_server::{Keeps, Redis};
+use crate::redis_server::{Certificate, Keeps, Redis};
 
 /// The slots of a cluster.
 const SLOTS: u16 = 16384;
@@ -19,6 +19,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Redis>,
+    // Where gateways reach the nodes.
+    ports: Vec<u16>,
+    certificate: Option<Certificate>,
     /// The slot of the test's keys.
     pub(crate) slot: u16,
     /// The node that owned the slot at first.
@@ -33,19 +36,39 @@ const MASTERS: u16 = 3;
 impl Cluster {
     /// Starts a cluster. The test's keys have the hash tag `tag`.
     pub(crate) fn start(program: &Path, tag: &str) -> Self {
-        let node = |_| {
+        Self::start_with(program, tag, None)
+    }
+
+    /// Starts a cluster that speaks TLS, with gateways and between its nodes. Tests may use the ports without it.
+    pub(crate) fn start_encrypted(program: &Path, tag: &str) -> Self {
+        Self::start_with(program, tag, Some(Certificate::make()))
+    }
+
+    fn start_with(program: &Path, tag: &str, certificate: Option<Certificate>) -> Self {
+        let start = |_| {
             // The usual port of the bus is too high for a high port of clients.
-            let bus = free_port().to_string();
-            let enabled = ["--cluster-enabled", "yes", "--cluster-port", &bus];
-            let quick = ["--cluster-node-timeout", "1000", "--repl-diskless-sync-delay", "0"];
-            let node = Redis::start_with(program, Keeps::Nothing, &[enabled, quick].concat());
-            (node, bus)
+            let (bus, port) = (free_port().to_string(), free_port());
+            let mut arguments: Vec<String> = ["--cluster-enabled", "yes", "--cluster-port", &bus]
+                .into_iter()
+                .chain(["--cluster-node-timeout", "1000", "--repl-diskless-sync-delay", "0"])
+                .map(str::to_owned)
+                .collect();
+            if let Some(certificate) = &certificate {
+                arguments.extend(certificate.arguments(&port.to_string()));
+                arguments.extend(["--tls-cluster", "yes", "--tls-replication", "yes"].map(str::to_owned));
+            }
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            let node = Redis::start_with(program, Keeps::Nothing, &arguments);
+            let port = if certificate.is_some() { port } else { node.port };
+            (node, (port, bus))
         };
-        let (nodes, buses): (Vec<Redis>, Vec<String>) = (0..=MASTERS).map(node).unzip();
+        let (nodes, ports): (Vec<Redis>, Vec<(u16, String)>) = (0..=MASTERS).map(start).unzip();
         let slot: u16 = query(&nodes[0], cmd("CLUSTER").arg("KEYSLOT").arg(tag));
         let share = SLOTS.div_ceil(MASTERS);
         let cluster = Self {
             nodes,
+            ports: ports.iter().map(|(port, _)| *port).collect(),
+            certificate,
             slot,
             owner: usize::from(slot / share),
             replica: usize::from(MASTERS),
@@ -58,8 +81,8 @@ impl Cluster {
                 query::<()>(node, cmd("CLUSTER").arg("ADDSLOTSRANGE").arg(first).arg(last));
             }
         }
-        for (node, bus) in cluster.nodes.iter().zip(&buses).skip(1) {
-            let meet = ["MEET", "127.0.0.1", &node.port.to_string(), bus].map(str::to_owned);
+        for (port, bus) in &ports[1..] {
+            let meet = ["MEET", "127.0.0.1", &port.to_string(), bus].map(str::to_owned);
             query::<()>(&cluster.nodes[0], cmd("CLUSTER").arg(&meet));
         }
         cluster.until("the cluster", |node| {
@@ -90,13 +113,18 @@ impl Cluster {
 
     /// Where the cluster is: all of its nodes, the owner of the slot last.
     pub(crate) fn server(&self) -> RedisServer {
-        let mut addresses: Vec<_> = { self.nodes.iter() }
-            .map(|node| format!("redis://127.0.0.1:{}", node.port).parse().expect("an address"))
+        let scheme = if self.certificate.is_some() { "rediss" } else { "redis" };
+        let mut addresses: Vec<_> = { self.ports.iter() }
+            .map(|port| format!("{scheme}://127.0.0.1:{port}").parse().expect("an address"))
             .collect();
         let owner = addresses.remove(self.owner);
         addresses.push(owner);
         RedisServer {
             addresses,
+            ca_file: self
+                .certificate
+                .as_ref()
+                .map(|certificate| certificate.path.as_str().into()),
             ..RedisServer::default()
         }
     }
@@ -110,6 +138,12 @@ impl Cluster {
         for node in &self.nodes[..usize::from(MASTERS)] {
             node.run(&["FLUSHALL"]);
         }
+    }
+
+    /// Runs a command with one key at the node that has it.
+    pub(crate) fn write(&self, command: &[&str]) {
+        let takes = |node: &Redis| !node.ask_any(command).starts_with('-');
+        until("the owner of the key", || self.nodes.iter().any(takes));
     }
 
     /// Waits until a replica has everything that its master has.
@@ -140,12 +174,6 @@ impl Cluster {
         keys.retain(|key| is_chosen(key));
         let mut command = cmd("MIGRATE");
         command
-    /// Runs a command with one key at the node that has it.
-    pub(crate) fn write(&self, command: &[&str]) {
-        let takes = |node: &Redis| !node.ask_any(command).starts_with('-');
-        until("the owner of the key", || self.nodes.iter().any(takes));
-    }
-
             .arg("127.0.0.1")
             .arg(self.nodes[to].port)
             .arg("")

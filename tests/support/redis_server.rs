@@ -37,6 +37,48 @@ pub(crate) enum Keeps {
     Saved,
 }
 
+/// A certificate that has signed itself.
+pub(crate) struct Certificate {
+    key: String,
+    pub(crate) path: String,
+    _directory: tempfile::TempDir,
+}
+
+impl Certificate {
+    pub(crate) fn make() -> Self {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = |name: &str| directory.path().join(name).display().to_string();
+        let (key, certificate) = (path("key.pem"), path("certificate.pem"));
+        let made = Command::new("openssl")
+            .args("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=redis".split(' '))
+            .args("-addext subjectAltName=IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE".split(' '))
+            .args(["-keyout", &key, "-out", &certificate])
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        assert!(made.is_ok_and(|status| status.success()), "openssl makes a certificate");
+        Self {
+            key,
+            path: certificate,
+            _directory: directory,
+        }
+    }
+
+    /// What a server is started with that also speaks TLS on this port.
+    pub(crate) fn arguments(&self, port: &str) -> Vec<String> {
+        let files = [
+            "--tls-cert-file",
+            &self.path,
+            "--tls-key-file",
+            &self.key,
+            "--tls-ca-cert-file",
+            &self.path,
+        ];
+        let arguments = [&["--tls-port", port, "--tls-auth-clients", "no"], &files[..]].concat();
+        arguments.into_iter().map(str::to_owned).collect()
+    }
+}
+
 /// A server in a temporary directory.
 pub(crate) struct Redis {
     program: PathBuf,
@@ -176,6 +218,11 @@ impl Redis {
         }
     }
 
+    /// The arguments with which the server starts from now on.
+    pub(crate) fn set_arguments(&mut self, more: &[&str]) {
+        self.more = more.iter().map(|&text| text.to_owned()).collect();
+    }
+
     /// Forgets everything that the server stored. It must not run.
     pub(crate) fn wipe(&mut self) {
         self.directory = tempfile::tempdir().expect("a temporary directory");
@@ -218,11 +265,6 @@ fn came_up(port: u16, process: &mut Child) -> bool {
     while Instant::now() < deadline {
         if process.try_wait().expect("waited for").is_some() {
             return false;
-    /// The arguments with which the server starts from now on.
-    pub(crate) fn set_arguments(&mut self, more: &[&str]) {
-        self.more = more.iter().map(|&text| text.to_owned()).collect();
-    }
-
         }
         if let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) {
             let mut answer = String::new();
