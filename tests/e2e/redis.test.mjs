@@ -1,4 +1,4 @@
-// Two gateways over Redis, one of which is killed.
+// Two gateways over Redis, one of which is killed; and a source in Redis with bad messages.
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { createServer as createHttpServer } from 'node:http';
@@ -25,6 +25,16 @@ async function redis(t) {
   return { run, url: `redis://127.0.0.1:${port}` };
 }
 
+const keys = `
+[auth]
+mode = "required"
+[[auth.key]]
+algorithm = "HS256"
+secret_env = "TICKGATE_JWT_SECRET"
+[admin]
+key_env = "TICKGATE_ADMIN_KEY"
+`;
+
 /** A source of a feed, whose value is `value`. */
 async function polled(t) {
   const source = { value: 0, polls: 0 };
@@ -45,14 +55,7 @@ test('a gateway over Redis is killed: its client recovers on the other one, whic
   const source = await polled(t);
   const share = (node) => gateway(t, {
     server: `node = "${node}"`,
-    rest: `
-[auth]
-mode = "required"
-[[auth.key]]
-algorithm = "HS256"
-secret_env = "TICKGATE_JWT_SECRET"
-[admin]
-key_env = "TICKGATE_ADMIN_KEY"
+    rest: `${keys}
 [broker]
 kind = "redis"
 url = "${url}"
@@ -106,4 +109,29 @@ data = "n"
   assert.deepEqual([(await moved.next(order)).data, (await moved.next(order)).data], [1, 2]);
   assert.equal((await stays.next(order)).data, 2);
   assert.equal((await stays.next(value)).data.value, 1);
+});
+
+test('the messages of a source that are no events are counted, and the log has the place of one of them', async (t) => {
+  const { run, url } = await redis(t);
+  for (const id of ['1-1', '1-2', '1-3']) await run(`XADD orders ${id} n 1`);
+  await run('XADD orders 1-4 user a n 1');
+  const one = await gateway(t, {
+    rest: `${keys}
+[[source]]
+channel = "grid.{user}.order"
+event = "order"
+redis = "stream:orders"
+url = "${url}"
+start = "all"
+`,
+  });
+  await until('the messages', async () => {
+    const [{ bad, events }] = (await one.admin('GET', '/api/websocket/stats')).body.sources;
+    return bad === 3 && events === 1;
+  });
+  one.child.kill('SIGTERM');
+  await one.ended;
+  const lines = one.err().split('\n').filter((line) => line.includes('is no event and is skipped'));
+  assert.equal(lines.length, 1, 'once a minute');
+  assert.equal(JSON.parse(lines[0]).id, 'redis orders 1-1');
 });
