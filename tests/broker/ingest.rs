@@ -333,6 +333,24 @@ fn a_stream_of_redis_is_read_from_where_it_was() {
 }
 
 #[test]
+fn what_waits_in_a_stream_of_redis_behind_the_last_batch_is_a_metric() {
+    let server = Redis::start();
+    // The user may not confirm what it reads, so the first batch is read again and again.
+    server.run(&["ACL", "SETUSER", "reader", "on", ">hidden", "~orders", "+@all", "-xack"]);
+    for _ in 0..300 {
+        server.run(&["XADD", "orders", "*", "user", "a"]);
+    }
+    let origin = Origin::Redis {
+        server: server.server_as(Some("reader"), "hidden"),
+        from: "stream:orders".parse().expect("a stream"),
+        stream: stream_settings(Start::All),
+    };
+    let gateway = gateway::start(with(&[of(origin, "grid.{user}.order")]));
+    // A batch has 256 entries.
+    gateway::until("the lag", || count(&gateway, "behind") == 44);
+}
+
+#[test]
 fn a_source_reaches_its_own_tenant_only() {
     let server = Redis::start();
     let tenant = Tenant::new(1).expect("few");
