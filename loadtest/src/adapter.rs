@@ -83,7 +83,7 @@ pub(crate) struct Answer {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Publishing {
     pub(crate) by: PublishBy,
-    /// Path of the HTTP request or of the publisher's WebSocket. If empty: `/` for HTTP, the clients' path for frames.
+    /// Path of the HTTP request or of the publisher's WebSocket. If empty: the clients' path for frames, else `/`.
     pub(crate) path: String,
     pub(crate) headers: Vec<String>,
     pub(crate) prefix: String,
@@ -91,7 +91,7 @@ pub(crate) struct Publishing {
     pub(crate) item: String,
     pub(crate) separator: String,
     pub(crate) suffix: String,
-    /// Maximum number of events in one request or frame.
+    /// Maximum number of events in one request, chunk or frame.
     pub(crate) items: u64,
     /// A response that contains one of these is an error.
     pub(crate) refused: Vec<String>,
@@ -118,6 +118,8 @@ impl Default for Publishing {
 pub(crate) enum PublishBy {
     /// `POST` requests, one at a time: the next one follows the response.
     Http,
+    /// Chunks of the body of one `POST` request, which ends with the run. Any response is an error.
+    Stream,
     /// Text frames on a WebSocket of the publisher's own.
     Frame,
 }

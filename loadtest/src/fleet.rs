@@ -368,7 +368,7 @@ fn target(server: &Server, adapter: &Arc<Adapter>, clients: &Url, tokens: &Token
     let publish = &adapter.publish;
     let path = if publish.path.is_empty() { "/" } else { &publish.path };
     let (url, key) = match publish.by {
-        PublishBy::Http => (Url::parse(&server.publish_url, path)?, server.publish_key.clone()),
+        PublishBy::Http | PublishBy::Stream => (Url::parse(&server.publish_url, path)?, server.publish_key.clone()),
         PublishBy::Frame => {
             let mut url = clients.clone();
             if !publish.path.is_empty() {

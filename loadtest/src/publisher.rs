@@ -1,7 +1,7 @@
-//! Publishes events as they become due, over one connection, by HTTP requests or WebSocket frames.
+//! Publishes events as they become due, over one connection, by HTTP requests, one long request or WebSocket frames.
 //!
-//! Invariant: An event's stamp is the time at which it was due, however late it is sent. While a request is in progress
-//! or a frame is not written yet, events that become due wait; the next request or frame carries all of them.
+//! Invariant: An event's stamp is the time at which it was due, however late it is sent. While a request is in progress,
+//! or a chunk or frame is not written yet, events that become due wait; the next one carries all of them.
 
 use std::io::{ErrorKind, Read, Write};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use mio::net::TcpStream;
 
-use crate::adapter::{Adapter, PublishBy};
+use crate::adapter::{Adapter, PublishBy, Publishing};
 use crate::options::Url;
 use crate::protocol::{self, Stamp};
 
@@ -64,6 +64,8 @@ pub(crate) struct Publisher {
     sequences: Vec<u64>,
     request: Vec<u8>,
     written: usize,
+    /// Whether the head of the long request is sent, or is in `request`.
+    is_streaming: bool,
     response: Vec<u8>,
     is_waiting: bool,
     /// The longest time that an event waited in the tool before its request began, in nanoseconds.
@@ -90,6 +92,7 @@ impl Publisher {
             sequences: Vec::new(),
             request: Vec::new(),
             written: 0,
+            is_streaming: false,
             response,
             is_waiting: false,
             late_ns_max: 0,
@@ -130,7 +133,7 @@ impl Publisher {
             }
             let late = now.duration_since(self.sent_at(&schedule)).as_nanos();
             self.late_ns_max = self.late_ns_max.max(u64::try_from(late).unwrap_or(u64::MAX));
-            // All frames that are due share a write.
+            // All chunks or frames that are due share a write.
             while self.sent < schedule.events && self.sent_at(&schedule) <= now && self.request.len() < REQUEST_BYTES {
                 self.compose(&schedule, now);
                 if is_http {
@@ -162,7 +165,17 @@ impl Publisher {
         }
         body.push_str(&publish.suffix);
         match publish.by {
-            PublishBy::Http => self.request = self.http_request(&body),
+            PublishBy::Http => {
+                let head = self.http_head(&format!("Content-Length: {}", body.len()));
+                self.request = [head.as_bytes(), body.as_bytes()].concat();
+            }
+            PublishBy::Stream => {
+                if !std::mem::replace(&mut self.is_streaming, true) {
+                    self.request = self.http_head("Transfer-Encoding: chunked").into_bytes();
+                }
+                self.request
+                    .extend(format!("{:x}\r\n{body}\r\n", body.len()).into_bytes());
+            }
             PublishBy::Frame => self
                 .request
                 .extend(protocol::client_frame(protocol::TEXT, body.as_bytes())),
@@ -187,13 +200,11 @@ impl Publisher {
         (channel, stamp.data(schedule.data_bytes))
     }
 
-    fn http_request(&self, body: &str) -> Vec<u8> {
+    /// The head of a request, with the header that says how long the body is.
+    fn http_head(&self, length: &str) -> String {
         let Url { host, path, .. } = &self.target.url;
         let key = self.target.key.as_deref();
-        let mut head = format!(
-            "POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {}\r\n",
-            body.len()
-        );
+        let mut head = format!("POST {path} HTTP/1.1\r\nHost: {host}\r\n{length}\r\n");
         for header in &self.target.adapter.publish.headers {
             // A header with `{key}` is left out if there is no key.
             if key.is_some() || !header.contains("{key}") {
@@ -201,7 +212,8 @@ impl Publisher {
                 head.push_str("\r\n");
             }
         }
-        [head.as_bytes(), b"\r\n", body.as_bytes()].concat()
+        head.push_str("\r\n");
+        head
     }
 
     /// Writes the rest of the request.
@@ -215,7 +227,7 @@ impl Publisher {
         }
         self.request.clear();
         self.written = 0;
-        // A frame has no response: it is done once it is written.
+        // A chunk or a frame has no response: it is done once it is written.
         self.is_waiting &= self.target.adapter.publish.by == PublishBy::Http;
         Ok(())
     }
@@ -225,15 +237,22 @@ impl Publisher {
         let mut chunk = [0; 4096];
         loop {
             match self.stream.read(&mut chunk) {
-                Ok(0) => return Err("publisher: the server closed the connection".into()),
+                Ok(0) => {
+                    let response = String::from_utf8_lossy(&self.response);
+                    return Err(format!("publisher: the server closed the connection {response}"));
+                }
                 Ok(length) => self.response.extend_from_slice(&chunk[..length]),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(format!("publisher: {error}")),
             }
         }
-        let refused = &self.target.adapter.publish.refused;
-        if self.target.adapter.publish.by == PublishBy::Frame {
+        let Publishing { by, refused, .. } = &self.target.adapter.publish;
+        if *by == PublishBy::Stream && !self.response.is_empty() {
+            let response = String::from_utf8_lossy(&self.response);
+            return Err(format!("publisher: the server ended the stream: {response}"));
+        }
+        if *by == PublishBy::Frame {
             let mut used = 0;
             while let Some((frame, length)) = protocol::server_frame(&self.response[used..])? {
                 used += length;

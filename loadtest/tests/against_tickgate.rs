@@ -159,7 +159,7 @@ fn assert_measured(report: &Value, figures: &[&str]) {
 #[test]
 fn fanout_delivers_everything_in_every_dialect_and_with_many_users() {
     let gateway = Gateway::start();
-    for adapter in ["tickgate", "tickgate-typed", "tickgate-socketio"] {
+    for adapter in ["tickgate", "tickgate-market", "tickgate-typed", "tickgate-socketio"] {
         let arguments =
             "fanout --clients 40 --threads 2 --channels 4 --rate 100 --seconds 1 --warmup-seconds 1 --users 7";
         let (report, page) = gateway.measure(&format!("{arguments} --adapter {adapter}"));
@@ -320,6 +320,21 @@ fn a_custom_adapter_publishes_by_frames() {
     let arguments = "fanout --clients 10 --rate 50 --seconds 1 --warmup-seconds 0 --adapter";
     let (report, _) = gateway.measure(&format!("{arguments} {}", file.display()));
     assert_figures(&report, &[("deliveries", 500.0), ("missing", 0.0)]);
+}
+
+#[test]
+fn a_stream_that_the_gateway_refuses_ends_the_run() {
+    let gateway = Gateway::start();
+    let output = Command::new(env!("CARGO_BIN_EXE_tickgate-loadtest"))
+        .args("fanout --clients 1 --rate 50 --seconds 1 --adapter tickgate-market --publish-key wrong".split(' '))
+        .args(["--url", &format!("ws://{}", gateway.public)])
+        .args(["--publish-url", &format!("http://{}", gateway.admin)])
+        .args(["--secret-env", "SECRET"])
+        .env("SECRET", SECRET)
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && told.contains("401"), "{output:?}");
 }
 
 #[test]
