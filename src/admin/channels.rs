@@ -283,8 +283,8 @@ impl Admin {
                 latest: view.latest,
                 floor: view.floor,
                 kept: view.is_kept.then_some(Kept {
-                    bytes: view.bytes,
-                    events: view.events,
+                    bytes: view.bytes(),
+                    events: view.events(),
                 }),
             };
         });

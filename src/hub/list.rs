@@ -83,8 +83,8 @@ impl Hub {
                         }
                         found.push(ListedChannel {
                             channel: view.channel.clone(),
-                            bytes: view.bytes,
-                            events: view.events,
+                            bytes: view.bytes(),
+                            events: view.events(),
                             offset: view.class.history.map(|_| view.latest),
                             is_stale: view.is_stale,
                         });

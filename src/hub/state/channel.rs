@@ -278,13 +278,18 @@ impl ChannelState {
         trimmed
     }
 
+    /// Whether the oldest event of the history is too old.
+    pub(super) fn has_expired(&self, now_ms: i64) -> bool {
+        let history = self.class.history;
+        history
+            .zip(self.ring.front())
+            .is_some_and(|(history, oldest)| oldest.at_ms.saturating_add_unsigned(history.ttl_ms) <= now_ms)
+    }
+
     /// Drops the events that are too old, and returns how many.
     pub(super) fn expire(&mut self, now_ms: i64, garbage: &mut Garbage) -> u64 {
-        let Some(history) = self.class.history else { return 0 };
         let mut expired = 0;
-        while let Some(oldest) = self.ring.front()
-            && oldest.at_ms.saturating_add_unsigned(history.ttl_ms) <= now_ms
-        {
+        while self.has_expired(now_ms) {
             self.trim_one(garbage);
             expired += 1;
         }

@@ -429,6 +429,9 @@ fn mono(now: Now) -> i64 {
 }
 
 fn expire(state: &mut ChannelState, bytes: &mut usize, counts: &mut Counts, now: Now) {
+    if !state.has_expired(mono(now)) {
+        return;
+    }
     let before = state.bytes();
     counts.expired += state.expire(mono(now), &mut Garbage::default());
     *bytes = *bytes - before + state.count_for_owner(before);

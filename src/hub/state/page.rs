@@ -29,10 +29,6 @@ pub struct ChannelView<'a> {
     /// Whether a newcomer gets a last value, by `Newest { above: 0 }`.
     pub has_last: bool,
     pub(super) state: Option<&'a ChannelState>,
-    /// The estimated size of what is kept of it, in bytes.
-    pub bytes: usize,
-    /// Events that are kept of it.
-    pub events: usize,
 }
 
 impl ChannelView<'_> {
@@ -41,6 +37,18 @@ impl ChannelView<'_> {
     #[must_use]
     pub const fn covers(&self, since: u64) -> bool {
         self.floor <= since && since <= self.head
+    }
+
+    /// The estimated size of what is kept of it, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.state.map_or(0, ChannelState::bytes)
+    }
+
+    /// Events that are kept of it.
+    #[must_use]
+    pub fn events(&self) -> usize {
+        self.state.map_or(0, ChannelState::events)
     }
 
     /// The version of the first event of the history after the version `since`; `None`: there is none.

@@ -125,8 +125,6 @@ impl Channels {
                 is_stale: false,
                 has_last: false,
                 state: None,
-                bytes: 0,
-                events: 0,
             });
         }
     }
@@ -145,8 +143,6 @@ impl ChannelState {
             is_stale: self.is_stale,
             has_last: self.has_last(mono(now)),
             state: Some(self),
-            bytes: self.bytes(),
-            events: self.events(),
         }
     }
 }
