@@ -23,11 +23,12 @@ use crate::shard::core::connections::Connections;
 use crate::shard::mailbox::ConnectionId;
 use crate::time::Now;
 
-/// The most steps of the slow lane in one turn: about half a millisecond.
-pub(super) const SLICE: usize = 4096;
+/// The most steps of the slow lane in one turn: about half a millisecond. Where there are very many channels, looking at one
+/// takes 0.4 µs, since little of it is in the processor's caches.
+pub(super) const SLICE: usize = 1024;
 
-/// The steps of the slow lane in a second: about a quarter of the shard's time.
-const SLOW_PER_SECOND: u32 = 2_000_000;
+/// The steps of the slow lane in a second: about a fifth of the shard's time.
+const SLOW_PER_SECOND: u32 = 500_000;
 
 /// The connections of a user or an address together have this many times the budget of one.
 const SHARED_FACTOR: u32 = 8;
