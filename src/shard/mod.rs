@@ -48,10 +48,9 @@ use reactor::Reactor;
 /// How long events may wait for further events before they are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CoalescePolicy {
-    /// No wait while the shard is idle. Under load 1 or 2 ms after a tick; while connections would get few frames, as long as
-    /// the tick took.
+    /// No wait while the shard is idle. The busier it is, the longer events wait.
     Auto {
-        /// The longest wait, in milliseconds.
+        /// The longest wait, in milliseconds, which only a shard without any time left reaches; at most 60.
         max_ms: u32,
     },
     /// Ticks are at least this many milliseconds apart; 0: every event is sent at once.
@@ -60,7 +59,7 @@ pub enum CoalescePolicy {
 
 impl CoalescePolicy {
     /// [`CoalescePolicy::Auto`] with the longest wait that is the default.
-    pub const AUTO: Self = Self::Auto { max_ms: 1 };
+    pub const AUTO: Self = Self::Auto { max_ms: 10 };
 }
 
 /// What the requests of one connection may cost: steps, each of which is a channel that is looked at, or an event that is

@@ -241,7 +241,7 @@ impl Reactor {
         if waiting > 0 {
             // Events are being coalesced. The doorbell need not ring meanwhile; the short wait bounds the delay of
             // answers in the mailbox.
-            let events_ms = self.coalescer.due_ms(waiting).min(now_ms + AWAKE_MS_MAX);
+            let events_ms = self.coalescer.due_ms().min(now_ms + AWAKE_MS_MAX);
             until_ms = Some(until_ms.map_or(events_ms, |ms| ms.min(events_ms)));
         } else if !self.doorbell.fall_asleep() {
             return Some(Duration::ZERO);
@@ -376,7 +376,7 @@ impl Reactor {
     /// Takes and delivers events if the coalescer allows it, and writes dirty connections.
     fn tick(&mut self, now: Now) {
         let began = Instant::now();
-        let is_due = self.coalescer.is_due(now.mono_ms, self.core.waiting_events());
+        let is_due = self.coalescer.is_due(now.mono_ms);
         // When values are due, connections are flushed anyway, so the events that wait go with them.
         let delivered = if !self.is_behind && (is_due || self.core.has_due_values(now)) {
             self.core.deliver(EVENTS)
@@ -392,16 +392,15 @@ impl Reactor {
         }
         self.core.serve_polls(now);
         self.is_behind = self.core.has_dirty();
-        // If the bound on events was reached, the rest follows without a wait.
-        if delivered > 0 && !self.core.is_pressed() {
+        if delivered > 0 || connections > 0 {
             self.coalescer.ticked(Tick {
                 start_ms: now.mono_ms,
                 end_ms: self.clock.now().mono_ms,
                 cost: began.elapsed(),
-                events: delivered,
-                deliveries: self.core.last_deliveries(),
-                connections,
+                // If the bound on events was reached, the rest follows without a wait.
+                took_events: delivered > 0 && !self.core.is_pressed(),
             });
+            self.core.set_company_wait(self.coalescer.wait_ms());
         }
     }
 

@@ -219,7 +219,7 @@ impl ShardCore {
     /// Begins a turn. Connections that wait to read on from the hub, and subscribe requests that wait, get their share.
     pub fn begin_turn(&mut self, now: Now) {
         self.now = now;
-        self.fanout.begin_turn(now);
+        self.fanout.begin_turn(now, &mut self.connections);
         self.journal.report(now);
         self.fanout.read_head(now);
         self.connections
@@ -246,8 +246,8 @@ impl ShardCore {
     }
 
     /// When the next turn has to begin for subscribe requests that wait because of their cost, for the hub to be current, for
-    /// values that wait because of a rate, or for connections that have used up their bytes, in monotonic milliseconds; `None`:
-    /// there are none.
+    /// values that wait because of a rate, for connections that have used up their bytes, or for events that wait for others, in
+    /// monotonic milliseconds; `None`: there are none.
     #[must_use]
     pub fn next_turn_ms(&self) -> Option<u64> {
         let times = [
@@ -255,6 +255,7 @@ impl ShardCore {
             self.joins.next_ms(),
             self.fanout.next_period_end_ms(),
             self.bandwidth.next_ms(),
+            self.fanout.company_ends_ms(),
         ];
         times.into_iter().flatten().min()
     }
@@ -290,12 +291,6 @@ impl ShardCore {
         let position = self.fanout.inbox().position();
         self.recovery.settle(position, &mut self.connections, &mut self.fanout);
         count
-    }
-
-    /// How often the last [`ShardCore::deliver`] put an event into an outbox.
-    #[must_use]
-    pub const fn last_deliveries(&self) -> u64 {
-        self.fanout.last_deliveries()
     }
 
     /// When the first measured event was published of those that were delivered since the last call, by

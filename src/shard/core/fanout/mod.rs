@@ -5,9 +5,10 @@
 //!
 //! Per file: `outgoing` (what all outboxes share), `overflow` (an event that does not fit), `runs` (events that are delivered
 //! together), `frames` (the bytes of an event, made once per shard), `freshness` (silent channels), `head` (up to which version
-//! the inbox has been popped), `paced` (subscriptions with a rate), `replies` (everything that is not an event), `tenants` (what
-//! is counted for each tenant).
+//! the inbox has been popped), `paced` (subscriptions with a rate), `replies` (everything that is not an event), `company` (events
+//! that wait so that others share their send), `tenants` (what is counted for each tenant).
 
+mod company;
 mod frames;
 mod freshness;
 mod head;
@@ -59,11 +60,11 @@ pub(super) struct Fanout {
     next_nodes: Vec<NodeId>,
     // When the first measured event of this turn was published; 0: there is none.
     measured_us: u32,
+    // Until when it may wait for others, in monotonic milliseconds.
+    measured_until_ms: u64,
     paced: Paced,
     // Events of the run, by index, that these groups get at once.
     at_once: Vec<(usize, Groups)>,
-    // How often the last `deliver` put an event into an outbox.
-    last_deliveries: u64,
     now: Now,
     metrics: Arc<ShardMetrics>,
 }
@@ -95,12 +96,24 @@ impl Fanout {
             nodes: Vec::new(),
             next_nodes: Vec::new(),
             measured_us: 0,
+            measured_until_ms: 0,
             paced: Paced::default(),
             at_once: Vec::new(),
-            last_deliveries: 0,
             now,
             metrics,
         }
+    }
+
+    /// Begins a turn: connections are flushed that have waited long enough.
+    pub(super) fn begin_turn(&mut self, now: Now, connections: &mut Connections) {
+        self.now = now;
+        self.outgoing.end_company_waits(now, connections);
+        self.table.forget_unused(now.mono_ms);
+    }
+
+    /// When the next connection is flushed whose events wait for others, in monotonic milliseconds; `None`: there is none.
+    pub(super) fn company_ends_ms(&self) -> Option<u64> {
+        self.outgoing.company().next_ms()
     }
 
     /// The shard's end of the hub.
@@ -205,14 +218,18 @@ impl Fanout {
         if self.measured_us == 0 {
             let mut published = self.run.iter().map(|popped| popped.event.published_us());
             self.measured_us = published.find(|us| *us != 0).unwrap_or(0);
+            self.measured_until_ms = self.outgoing.company().end_ms();
         }
         delivery.count += self.run.len();
         self.run.clear();
     }
 
     /// When the first measured event was published that was delivered since the last call, by
-    /// [`monotonic_us`](crate::time::monotonic_us).
+    /// [`monotonic_us`](crate::time::monotonic_us). `None`: there is none, or it waits for a connection.
     pub(super) fn take_measured_us(&mut self) -> Option<u32> {
+        if self.now.mono_ms < self.measured_until_ms {
+            return None;
+        }
         Some(std::mem::take(&mut self.measured_us)).filter(|us| *us != 0)
     }
 
@@ -228,13 +245,7 @@ impl Fanout {
         }
         self.head.pass(self.inbox.position());
         self.metrics.deliveries.bump(delivery.deliveries);
-        self.last_deliveries = delivery.deliveries;
         delivery.count
-    }
-
-    /// How often the last delivery put an event into an outbox.
-    pub(super) const fn last_deliveries(&self) -> u64 {
-        self.last_deliveries
     }
 
     // Visits every subscriber once with all events of the run.
