@@ -191,6 +191,8 @@ impl Fanout {
             update,
             connections,
             |recipient, slot| {
+                // Values with a rate have waited already, and share a flush anyway.
+                self.outgoing.mark_dirty(slot, recipient.hot);
                 let target = Target {
                     outgoing: &mut self.outgoing,
                     inbox: &self.inbox,

@@ -80,10 +80,7 @@ fn clients_that_repeat_wide_subscribes_get_short_slices_and_a_part_of_the_time()
     });
     // A slice of scans, and one of what they leave behind.
     assert!(most <= 2 * SLICE + PAGE, "{most} steps in a turn");
-    assert!(
-        (100_000..400_000).contains(&all),
-        "{all} steps in a fifth of a second"
-    );
+    assert!((100_000..400_000).contains(&all), "{all} steps in a fifth of a second");
     assert!(answered.iter().all(|count| *count >= 1), "shared fairly: {answered:?}");
     assert!(rig.metrics.read().delayed_subscribes > 10);
 
