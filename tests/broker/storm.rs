@@ -40,8 +40,8 @@ trait Server {
     fn thaw(&self);
     fn kill(&mut self);
     fn restart(&mut self);
-    /// Another server takes its place, which lacks the events of a pause.
-    fn replace(&mut self, _pause: Duration) {}
+    /// Another server takes its place, which lacks what is published while `publish` waits.
+    fn replace(&mut self, _publish: &dyn Fn()) {}
 }
 
 impl Server for Nats {
@@ -123,7 +123,7 @@ impl Server for Pair {
         self.servers[self.master].restart();
     }
 
-    fn replace(&mut self, pause: Duration) {
+    fn replace(&mut self, publish: &dyn Fn()) {
         let replica = 1 - self.master;
         let wanted = self.master().info("master_repl_offset");
         until("a replica with everything so far", || {
@@ -135,7 +135,7 @@ impl Server for Pair {
                 && is_stored("aof_rewrite_scheduled")
         });
         self.links[self.master].cut();
-        std::thread::sleep(pause);
+        publish();
         self.servers[self.master].kill();
         self.servers[replica].run(&["REPLICAOF", "NO", "ONE"]);
         self.servers[replica].set_arguments(&QUICK);
@@ -259,7 +259,11 @@ fn storm<S: Server, const N: usize>(
                     proxies[gateway].iter().for_each(Proxy::mend);
                 }
                 4 => traffic.kill(gateway),
-                _ => server.replace(pause),
+                _ => server.replace(&|| {
+                    std::thread::sleep(pause);
+                    // Each gateway has delivered the events of the first of these rounds.
+                    await_traffic(traffic, 3);
+                }),
             }
             std::thread::sleep(Duration::from_millis(random.random_range(200..1000)));
         }
@@ -288,7 +292,8 @@ fn a_rolling_restart_of_a_cluster_loses_and_doubles_nothing() {
         |traffic| {
             for round in 0..rounds {
                 for index in 0..cluster.servers.len() {
-                    await_traffic(traffic);
+                    // Each gateway has come to terms with the last restart.
+                    await_traffic(traffic, 50);
                     let server = &mut cluster.servers[index];
                     if round % 2 == 0 {
                         server.end()
@@ -305,10 +310,10 @@ fn a_rolling_restart_of_a_cluster_loses_and_doubles_nothing() {
     );
 }
 
-/// Waits until each gateway has come to terms with the last restart.
-fn await_traffic(traffic: &Traffic) {
+/// Waits until each gateway has published so many more rounds of events.
+fn await_traffic(traffic: &Traffic, rounds: u64) {
     let published = || traffic.published.iter().map(|count| count.load(Ordering::Relaxed));
-    let enough: Vec<u64> = published().map(|count| count + 50).collect();
+    let enough: Vec<u64> = published().map(|count| count + rounds).collect();
     until("traffic", || {
         published().zip(&enough).all(|(count, enough)| count >= *enough) || traffic.is_wrong()
     });
