@@ -3,7 +3,7 @@
 //! Invariant: subscribing is monotone. An identity that may subscribe to a pattern may subscribe to every channel that
 //! the pattern matches. So a wide pattern never gives access that a narrow one would refuse.
 //!
-//! * Nothing of another tenant is allowed, to role admin neither.
+//! * Nothing of another tenant is allowed, not even to the role admin.
 //! * Role admin may do everything else.
 //! * A pattern is allowed when *one* allowed pattern covers it. Several allowed patterns that cover it only together do
 //!   not count.

@@ -11,7 +11,7 @@ pub(super) const NOTICE_EVERY: Duration = Duration::from_secs(1);
 pub(super) const LATE_EVERY: Duration = Duration::from_millis(250);
 
 /// A link over which no notice came for this long is down.
-pub(super) const DEAF: Duration = Duration::from_millis(3500);
+pub(super) const SILENCE_MAX: Duration = Duration::from_millis(3500);
 
 /// The longest random wait before the first attempt to connect again, and before each later one: doubled each time, up to
 /// the second value. A gateway that comes back late may find that the log has forgotten events that it missed, so the

@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 
-use super::metering::{CommandMeter, Refusals};
 use super::parts::Parts;
+use super::rate_limit::{CommandMeter, Refusals};
 use crate::auth::TokenError;
 use tickgate_protocol::channel::{Channel, Pattern};
 use tickgate_protocol::message::{RequestId, RequestRef, Resume};

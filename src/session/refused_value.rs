@@ -1,4 +1,4 @@
-//! Channels that nobody can be served.
+//! Channels that a feed cannot poll, because their name has a character that its source cannot take.
 
 use tickgate_protocol::channel::{ChannelTemplate, Pattern};
 

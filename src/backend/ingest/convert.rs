@@ -34,7 +34,7 @@ impl Converter {
         }
     }
 
-    /// The event of a message; the error says why it is none.
+    /// The event of a message; the error says why it cannot be one.
     pub(super) fn convert(&mut self, message: &Message) -> Result<NewEvent, String> {
         let text = message.text.as_deref().map_err(Clone::clone)?;
         // A byte order mark is not JSON (RFC 8259, section 8.1).

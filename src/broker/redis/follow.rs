@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::Shared;
 use super::entry::{Entry, Kind, entries, read_entries};
-use crate::broker::link::{ANSWER, DEAF, End};
+use crate::broker::link::{ANSWER, End, SILENCE_MAX};
 use crate::broker::message::Problem;
 use crate::broker::replica::Place;
 use crate::hub::Wakes;
@@ -71,7 +71,7 @@ impl Shared {
             let mut command = redis::cmd("XREAD");
             command.arg("COUNT").arg(BATCH).arg("BLOCK").arg(WAIT_MS);
             command.arg("STREAMS").arg(&self.keys.events).arg(format!("0-{last}"));
-            let reply: Value = match timeout(DEAF, command.query_async(connection)).await {
+            let reply: Value = match timeout(SILENCE_MAX, command.query_async(connection)).await {
                 Ok(reply) => reply.map_err(|error| End::Failed(format!("the log cannot be followed: {error}")))?,
                 Err(_) => return Err(End::Failed("the server does not answer".to_owned())),
             };

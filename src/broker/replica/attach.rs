@@ -10,7 +10,7 @@ use std::time::Instant;
 use super::read_back::ReadBack;
 use super::{Place, Replica};
 use crate::broker::ClassTable;
-use crate::broker::link::{DEAF, End};
+use crate::broker::link::{End, SILENCE_MAX};
 use crate::broker::message::Problem;
 use crate::broker::terms::{FORMAT, Notice, Table};
 use crate::hub::{Epoch, LOG_STEP};
@@ -58,7 +58,7 @@ impl Replica {
         let Some(table) = position.table.clone() else {
             return Err(End::Failed("the gateway has no place in the log".to_owned()));
         };
-        if self.is_up() && position.heard.is_some_and(|heard| heard.elapsed() > DEAF) {
+        if self.is_up() && position.heard.is_some_and(|heard| heard.elapsed() > SILENCE_MAX) {
             return Err(End::Failed("nothing comes from the log".to_owned()));
         }
         let notice = Notice {
