@@ -235,7 +235,7 @@ impl SelfReport {
         status: impl Fn() -> &'static str + Send + Sync + 'static,
     ) -> Result<Self, ChannelError> {
         if node.contains('.') {
-            return Err(ChannelError::BadCharacter);
+            return Err(ChannelError::BadCharacter('.'));
         }
         Ok(Self {
             statistics,

@@ -73,7 +73,7 @@ impl Refusal {
 
     /// 403: the page's origin may not connect.
     pub(super) fn origin() -> Self {
-        let message = "pages of this origin may not connect";
+        let message = "pages of this origin may not connect: see server.allowed_origins";
         Self::with_code(RefusalReason::Origin, HttpErrorCode::Forbidden, message)
     }
 

@@ -222,7 +222,10 @@ impl Session {
                 return Err((ErrorCode::Unauthenticated, "not authenticated".to_owned()));
             };
             if !identity.may_subscribe(pattern) {
-                let message = format!("channel \"{pattern}\" is not allowed for this user");
+                let mut message = format!("channel \"{pattern}\" is not allowed for this user");
+                if !pattern.is_exact() {
+                    message += ": no permission covers all that it matches";
+                }
                 return Err((ErrorCode::Forbidden, message));
             }
             if self.patterns.contains(pattern) || new.contains(pattern) {

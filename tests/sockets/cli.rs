@@ -79,7 +79,7 @@ fn a_wrong_configuration_or_command_line_exits_with_2_and_a_reason() {
         (
             &["token", "--sub", "u", "--channels", "gr*d"],
             &[],
-            "the pattern has a character that is not allowed",
+            "the pattern has a character that is not allowed: '*'",
         ),
     ];
     for (arguments, environment, why) in cases {

@@ -109,6 +109,9 @@ fn invalid(message: impl Into<String>) -> ActionError {
 }
 
 fn read<'a, T: Deserialize<'a>>(params: &'a RawValue) -> Result<T, ActionError> {
+    if !params.get().starts_with('{') {
+        return Err(invalid("params must be an object"));
+    }
     serde_json::from_str(params.get()).map_err(|error| {
         // The client sent an object, not a text, so the position in the text is left out.
         let text = error.to_string();

@@ -222,7 +222,7 @@ fn claims_of_a_wrong_type_are_refused_and_named() {
         ),
         (
             r#""commands":["a b"]"#,
-            "claim commands: item 0 has a character that is not allowed",
+            "claim commands: item 0 has a character that is not allowed: ' '",
         ),
         (
             r#""publish":["a.b.c.d.e.f.g.h.i"]"#,
@@ -230,7 +230,7 @@ fn claims_of_a_wrong_type_are_refused_and_named() {
         ),
         (
             r#""publish":["a*"]"#,
-            "claim publish: item 0 has a character that is not allowed",
+            "claim publish: item 0 has a character that is not allowed: '*'",
         ),
     ] {
         let refused = read(&with(claims)).expect_err(claims);

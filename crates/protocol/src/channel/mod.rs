@@ -114,8 +114,8 @@ pub enum ChannelError {
     EmptySegment,
     /// There is white space, a control character, a `>`, or a `*` that is not a whole segment. In a channel every `*` is an
     /// error.
-    #[error("has a character that is not allowed")]
-    BadCharacter,
+    #[error("has a character that is not allowed: {0:?}")]
+    BadCharacter(char),
 }
 
 impl Channel {
@@ -417,8 +417,10 @@ fn check_each(text: &str, wildcards: bool) -> Result<(), ChannelError> {
         if segment.is_empty() {
             return Err(ChannelError::EmptySegment);
         }
-        if !(wildcards && segment == "*") && segment.chars().any(is_forbidden) {
-            return Err(ChannelError::BadCharacter);
+        if let Some(character) = segment.chars().find(|c| is_forbidden(*c))
+            && !(wildcards && segment == "*")
+        {
+            return Err(ChannelError::BadCharacter(character));
         }
     }
     Ok(())

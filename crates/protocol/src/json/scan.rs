@@ -173,7 +173,7 @@ impl<'a> Scanner<'a> {
         self.skip_space();
         match self.peek() {
             None => Ok(()),
-            Some(_) => Err(self.syntax_error("expected the end")),
+            Some(_) => Err(self.syntax_error("unexpected text behind the value")),
         }
     }
 

@@ -44,7 +44,7 @@ impl Select for Channels {
     }
 
     fn missing(&self) -> FieldError {
-        FieldError::invalid("channels", "must be an array of strings")
+        FieldError::invalid("channels", "is missing: it must be an array of strings")
     }
 }
 
@@ -226,7 +226,11 @@ fn message_type(fields: &mut Fields<'_, '_>) -> Result<MessageType, FieldError> 
         "get_status" => MessageType::GetStatus,
         "history" => MessageType::History,
         _ => {
-            let message = format!("there is no message of type \"{}\"", shorten(&name));
+            let message = format!(
+                "there is no message of type \"{}\" (known: auth, subscribe, unsubscribe, history, command, command_status, \
+                 publish, get_status, ping, pong)",
+                shorten(&name)
+            );
             return Err(FieldError::new(ErrorCode::UnknownType, message));
         }
     })

@@ -67,7 +67,11 @@ pub fn parse_event<'t>(
     };
     let name = event_name(&arguments).ok_or(EventError::Protocol("event without a name, or with a reserved one"))?;
     let Some((message_type, select)) = interpret(&name, user) else {
-        let message = format!("the gateway has no event \"{}\"", shorten(&name));
+        let message = format!(
+            "the gateway has no event \"{}\" (known: subscribe, unsubscribe, subscribe_trading, unsubscribe_trading, command, \
+             command_status, auth, get_status)",
+            shorten(&name)
+        );
         return Err(malformed(ErrorCode::UnknownType, message, None));
     };
     let envelope = Envelope {
@@ -239,7 +243,7 @@ impl Select for Selects<'_> {
     }
 
     fn missing(&self) -> FieldError {
-        FieldError::invalid("channels", "must be an array of strings")
+        FieldError::invalid("channels", "is missing: it must be an array of strings")
     }
 }
 

@@ -128,8 +128,8 @@ mod tests {
             ("{.{target}", Braces),
             ("strategy..{target}", TemplateError::Pattern(ChannelError::EmptySegment)),
             ("strategy.{target}.", TemplateError::Pattern(ChannelError::EmptySegment)),
-            ("a b.{target}", TemplateError::Pattern(ChannelError::BadCharacter)),
-            ("a*.{target}", TemplateError::Pattern(ChannelError::BadCharacter)),
+            ("a b.{target}", TemplateError::Pattern(ChannelError::BadCharacter(' '))),
+            ("a*.{target}", TemplateError::Pattern(ChannelError::BadCharacter('*'))),
             (
                 "1.2.3.4.5.6.7.8.{target}",
                 TemplateError::Pattern(ChannelError::TooManySegments),
