@@ -15,11 +15,11 @@ use super::clients::{ask, seconds};
 use super::query::Query;
 use super::routes::Call;
 use crate::event::Event;
-use crate::hub::{Epoch, ListPlace, Page, PageLimit, Since};
+use crate::hub::{Epoch, Page, PageLimit, Since};
 use crate::ingress::http::HttpErrorCode;
 use crate::ingress::http::response::{self, HttpResponse};
 use crate::shard::mailbox::ShardMessage;
-use tickgate_protocol::channel::{Channel, Class, Pattern, Tenant};
+use tickgate_protocol::channel::{Channel, Class, Tenant};
 
 const EVENTS_DEFAULT: usize = 100;
 const EVENTS_MAX: usize = 1000;
@@ -70,21 +70,6 @@ struct HistoryBounds {
 struct Kept {
     bytes: usize,
     events: usize,
-}
-
-#[derive(Serialize)]
-struct ListReply {
-    channels: Vec<Listed>,
-    next_cursor: Option<String>,
-}
-
-#[derive(Serialize)]
-struct Listed {
-    channel: String,
-    bytes: usize,
-    events: usize,
-    offset: Option<u64>,
-    stale: bool,
 }
 
 impl From<&Class> for ClassReply {
@@ -197,33 +182,6 @@ impl Admin {
         response::json(StatusCode::OK, &reply)
     }
 
-    /// `GET /api/channels?pattern&stale&limit&cursor`
-    #[expect(clippy::unused_async, reason = "the form of a handler")]
-    pub(super) async fn channels(&self, viewer: Viewer, call: Call) -> HttpResponse {
-        let (pattern, only_stale, place, limit) = match list_query(&call.query(), viewer.tenant()) {
-            Ok(query) => query,
-            Err((code, message)) => return response::error(code, &message),
-        };
-        let now = self.parts.clock.now();
-        let (channels, next) = self.parts.hub.list((&pattern, only_stale), place, limit, now);
-        let listed = channels.into_iter().map(|listed| Listed {
-            channel: listed.channel.to_string(),
-            bytes: listed.bytes,
-            events: listed.events,
-            offset: listed.offset,
-            stale: listed.is_stale,
-        });
-        let next_cursor = next.map(|place| match place.after {
-            Some(channel) => format!("{}-{channel}", place.stripe),
-            None => place.stripe.to_string(),
-        });
-        let reply = ListReply {
-            channels: listed.collect(),
-            next_cursor,
-        };
-        response::json(StatusCode::OK, &reply)
-    }
-
     /// The newest offset of a channel; `None`: it keeps no history.
     pub(super) fn newest_offset(&self, channel: &Channel) -> Option<u64> {
         self.parts.hub.class_of(channel).history?;
@@ -320,46 +278,6 @@ impl HistoryQuery {
         };
         Ok(Self { since, epoch, limit })
     }
-}
-
-/// The pattern, whether only stale channels are wanted, and the beginning and the length of a page. The error is the answer
-/// to the client.
-fn list_query(query: &Query<'_>, tenant: Tenant) -> Result<(Pattern, bool, ListPlace, usize), (HttpErrorCode, String)> {
-    let wrong = |message: &str| (HttpErrorCode::InvalidMessage, message.to_owned());
-    let get = |name| {
-        query
-            .get(name)
-            .map_err(|message| (HttpErrorCode::InvalidMessage, message))
-    };
-    let pattern = get("pattern")?.unwrap_or("*".into());
-    let pattern = Pattern::parse(&pattern).map_err(|error| {
-        let message = format!("pattern {pattern:?} {error}");
-        (HttpErrorCode::InvalidChannel, message)
-    })?;
-    let pattern = pattern.in_tenant(tenant);
-    let only_stale = match get("stale")?.as_deref() {
-        None | Some("false") => false,
-        Some("true") => true,
-        Some(_) => return Err(wrong("`stale` must be true or false")),
-    };
-    let limit = match get("limit")? {
-        None => EVENTS_DEFAULT,
-        Some(limit) => limit
-            .parse()
-            .ok()
-            .filter(|limit| (1..=EVENTS_MAX).contains(limit))
-            .ok_or_else(|| wrong("`limit` must be 1 to 1000"))?,
-    };
-    let cursor = get("cursor")?;
-    let place = cursor.as_deref().map_or(Some(ListPlace::default()), |cursor| {
-        let (stripe, after) = cursor.split_once('-').unzip();
-        Some(ListPlace {
-            stripe: stripe.unwrap_or(cursor).parse().ok()?,
-            after: (after.map(Channel::parse).transpose().ok()?).map(|channel| channel.in_tenant(tenant)),
-        })
-    });
-    let place = place.ok_or_else(|| wrong("`cursor` must be the `next_cursor` of another page"))?;
-    Ok((pattern, only_stale, place, limit))
 }
 
 fn offset(text: &str) -> Option<u64> {

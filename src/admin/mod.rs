@@ -7,6 +7,7 @@
 mod access;
 mod act;
 mod body;
+mod channel_list;
 mod channels;
 mod clients;
 mod completed;

@@ -143,7 +143,7 @@ pub(super) const ROUTES: &[Route] = &[
         methods: GET,
         path: "/api/channels",
         handler: Handler::Viewer(|admin, viewer, call| {
-            call.with(&["pattern", "stale", "limit", "cursor"], |call| {
+            call.with(&["pattern", "stale", "sort", "limit", "cursor"], |call| {
                 Box::pin(admin.channels(viewer, call))
             })
         }),

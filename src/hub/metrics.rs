@@ -2,7 +2,8 @@
 
 use super::{Hub, StripeState};
 use crate::sync::Ordering;
-use tickgate_protocol::channel::Tenant;
+use crate::time::Now;
+use tickgate_protocol::channel::{Channel, Tenant};
 
 /// Counters and sizes of the hub.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,9 +51,11 @@ pub struct HubMetrics {
 }
 
 impl StripeState {
-    /// Counts an event that is published.
-    pub(super) fn count_event(&mut self, tenant: Tenant) {
+    /// Counts an event that is published with `bytes` of data.
+    pub(super) fn count_event(&mut self, channel: &Channel, bytes: usize, now: Now) {
         self.events += 1;
+        self.notes.count(channel, bytes, now);
+        let tenant = channel.tenant();
         if !tenant.is_default() {
             self.tenant_events[tenant.index()] += 1;
         }

@@ -24,7 +24,7 @@
 //! | `watch` | the notes about changes of interest |
 //! | `publish` | the path of an event into the state and the inboxes |
 //! | `probe` | the synthetic event that shows that events pass |
-//! | `metrics` | counters and sizes |
+//! | `busy` | which channels get the most events |
 //! | `credits` | the bound on events in inboxes |
 //! | `inbox`, `position` | a shard's end of the hub, and from where on the events of a join count |
 //! | `scan` | joining wide patterns in pages |
@@ -40,6 +40,7 @@
 //! | `export`, `snapshot` | writing the state to disk and restoring it |
 
 mod bounds;
+mod busy;
 mod classes;
 mod credits;
 mod doorbell;
@@ -82,6 +83,7 @@ use tickgate_protocol::event::{Encoding, EventView, WireFormat};
 use tickgate_protocol::wire::deflate;
 
 pub use bounds::StateSettings;
+pub use busy::BusyChannel;
 pub use classes::ClassesKept;
 pub use credits::Credit;
 pub use doorbell::Doorbell;
@@ -104,6 +106,7 @@ pub use versions::{LOG_STEP, Numbering};
 pub use watch::{InterestWatch, PatternFilter};
 
 use bounds::Totals;
+use busy::Notes;
 use classes::Tables;
 use credits::Credits;
 use generations::Generations;
@@ -196,6 +199,7 @@ struct Stripe {
 struct StripeState {
     interest: Interest,
     channels: Channels,
+    notes: Notes,
     events: u64,
     unwanted: u64,
     // By the number of the tenant, without those of the default one.

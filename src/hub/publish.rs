@@ -159,7 +159,7 @@ impl Hub {
             }
             published
         } else {
-            self.publish_stateless(event, (class, table), given.is_some(), credit, wakes)?
+            self.publish_stateless(event, (class, table), given.is_some(), now, credit, wakes)?
         };
         if let Some(event) = &published.1 {
             // After the lock, so that no publisher waits for the encoding. Before the shards are woken, so that they rarely
@@ -180,6 +180,7 @@ impl Hub {
         event: NewEvent,
         (class, table): (&Arc<Class>, usize),
         is_given: bool,
+        now: Now,
         credit: Credit<'c>,
         wakes: &mut Wakes,
     ) -> Result<Published, Outdated<'c>> {
@@ -199,7 +200,7 @@ impl Hub {
             if let Some(id) = id {
                 state.channels.note_id(id, 0, &self.generations);
             }
-            state.count_event(event.channel.tenant());
+            state.count_event(&event.channel, event.data.len(), now);
             let shards = state.interest.lookup(&event.channel);
             if shards == 0 {
                 state.unwanted += 1;
@@ -285,7 +286,7 @@ impl Hub {
                     Ok((unchanged, None))
                 }
                 Stored::Event(event) => {
-                    state.count_event(event.channel.tenant());
+                    state.count_event(&event.channel, event.data.len(), now);
                     if shards == 0 {
                         state.unwanted += 1;
                         let unwanted = Receipt {

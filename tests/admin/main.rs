@@ -124,6 +124,7 @@ fn wrong_paths_methods_and_queries_are_refused() {
         ("GET", "/api/channels?limit=0", 400, ""),
         ("GET", "/api/channels?pattern=a..b", 400, ""),
         ("GET", "/api/channels?cursor=x", 400, ""),
+        ("GET", "/api/channels?sort=bytes", 400, ""),
         ("GET", "/api/traces/trace_1", 404, ""),
         ("POST", "/api/traces", 400, ""),
         ("PUT", "/api/traces/trace_1", 405, "GET, HEAD, DELETE"),

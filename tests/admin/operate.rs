@@ -72,6 +72,25 @@ fn a_user_is_shown_with_the_rules_that_allow_and_refuse() {
 }
 
 #[test]
+fn the_busiest_channels_come_first() {
+    let gateway = start(|_| {});
+    let events = |channel: &str, count| vec![json!({"channel": channel, "event": "e", "data": "0123456789"}); count];
+    // One channel of each kind: with a history, and without any state. Neither has a subscriber.
+    let batch = [events("grid.a.order", 300), events("news.all", 3000)].concat();
+    assert_eq!(gateway.publish(&json!(batch).to_string()).json()["published"], 3300);
+    let busiest = get(&gateway, "/api/channels?sort=rate");
+    let names: Vec<&Value> = (busiest["channels"].as_array().expect("a list").iter())
+        .map(|busy| &busy["channel"])
+        .collect();
+    assert_eq!(names, ["news.all", "grid.a.order"], "{busiest}");
+    let first = &busiest["channels"][0];
+    // Ten digits and two quotation marks.
+    let bytes = first["bytes_per_s"].as_f64().expect("a number") / first["events_per_s"].as_f64().expect("a number");
+    assert!((11.9..12.1).contains(&bytes), "{first}");
+    assert_eq!(get(&gateway, "/api/channels?sort=rate&limit=1")["channels"][0], *first);
+}
+
+#[test]
 fn a_channel_is_shown_with_its_class_and_found_in_pages_and_a_viewer_sees_no_payload() {
     let gateway = start(|_| {});
     for n in 0..25 {

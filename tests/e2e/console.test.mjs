@@ -95,6 +95,8 @@ test('an operator looks at a user and a channel, follows them, acts, and tries a
   await admin('POST', '/api/publish', { channel: 'grid.abc.order', event: 'filled', data: { level: 2 } });
   const tab = await Tab.open(t, `http://${adminAddress}/console/#user/u1`);
   await signIn(tab, adminKey);
+  // So many that the sample has some of them.
+  await admin('POST', '/api/publish', Array(100).fill({ channel: 'market.BTC-USDC.trade', event: 'trade_executed', data: {} }));
   const fill = (selector, value) => tab.evaluate(`{ const box = document.querySelector(${JSON.stringify(selector)}); box.value = ${JSON.stringify(value)}; box.dispatchEvent(new Event('input')); box.closest('form').requestSubmit(); }`);
   const click = (text) => tab.evaluate(`[...document.querySelectorAll('button')].filter(({ textContent }) => textContent === ${JSON.stringify(text)}).at(-1).click()`);
   const reason = async (text) => {
@@ -115,7 +117,8 @@ test('an operator looks at a user and a channel, follows them, acts, and tries a
   await look(tab, 'user');
 
   await tab.evaluate("location.hash = 'channel'");
-  await tab.until('the list', "document.querySelector('table a[href$=\"grid.abc.order\"]')");
+  await tab.until('the list', "document.querySelector('[aria-label=\"Channels of which something is kept\"] a[href$=\"grid.abc.order\"]')");
+  await tab.until('the busiest', "document.querySelector('[aria-label=\"Busiest channels\"]').innerText.includes('market.BTC-USDC.trade')");
   await look(tab, 'channels');
   await tab.evaluate("document.querySelector('table a[href$=\"grid.abc.order\"]').click()");
   await tab.until('the last value', "document.querySelector('pre.data')?.textContent.includes('\"level\": 2')");

@@ -3,7 +3,7 @@
 import { get, withQuery } from "./api.js";
 import { ask } from "./act.js";
 import { h, section, setText, Table } from "./dom.js";
-import { ago, bytes, clock, duration, number } from "./format.js";
+import { ago, bytes, bytesPerSecond, clock, duration, number, perSecond } from "./format.js";
 import { traceForm } from "./trace.js";
 import { pages } from "./view_clients.js";
 import type { Context, View } from "./view.js";
@@ -46,7 +46,19 @@ export interface Listed {
   offset: number | null;
 }
 
+/** How much is published to a channel, as an estimate. */
+interface Busy {
+  channel: string;
+  events_per_s: number;
+  bytes_per_s: number;
+}
+
 const LINES_MAX = 500;
+
+/** A link to the view of a channel. */
+export function channelLink(channel: string): Node {
+  return h("a", { class: "code", href: `#channel/${encodeURIComponent(channel)}` }, channel);
+}
 
 export function open(context: Context): View {
   const { argument } = context;
@@ -62,8 +74,13 @@ export function open(context: Context): View {
 }
 
 function all(search: HTMLElement): View {
+  const busiest = new Table<Busy>("Busiest channels", [
+    { title: "Channel", make: (row) => channelLink(row().channel) },
+    { title: "Events", numeric: true, text: ({ events_per_s }) => perSecond(events_per_s) },
+    { title: "Data", numeric: true, text: ({ bytes_per_s }) => bytesPerSecond(bytes_per_s) },
+  ], ({ channel }) => channel, "hardly anything was published in the last five minutes");
   const table = new Table<Listed>("Channels of which something is kept", [
-    { title: "Channel", make: (row) => h("a", { class: "code", href: `#channel/${encodeURIComponent(row().channel)}` }, row().channel) },
+    { title: "Channel", make: (row) => channelLink(row().channel) },
     { title: "Events kept", numeric: true, text: ({ events }) => number(events) },
     { title: "Bytes", numeric: true, text: (row) => bytes(row.bytes) },
     { title: "Newest offset", numeric: true, text: ({ offset }) => (offset === null ? "–" : number(offset)) },
@@ -74,8 +91,13 @@ function all(search: HTMLElement): View {
     return page.next_cursor;
   });
   return {
-    element: h("div", {}, section("Which channel?", search), section("Channels with state", list.element, table.element)),
-    refresh: list.refresh,
+    element: h("div", {}, section("Which channel?", search),
+      section("Busiest channels", busiest.element, h("p", { class: "about" }, "Estimated from one event in 32, of the last five minutes or less.")),
+      section("Channels with state", list.element, table.element)),
+    async refresh() {
+      const [{ channels }] = await Promise.all([get<{ channels: Busy[] }>("channels?sort=rate&limit=10"), list.refresh()]);
+      busiest.update(channels);
+    },
   };
 }
 

@@ -6,7 +6,7 @@ import { h, section, Table } from "./dom.js";
 import { ago, bytes, cores, duration, number, perSecond } from "./format.js";
 import type { Report } from "./live.js";
 import type { Context, View } from "./view.js";
-import type { Listed } from "./view_channel.js";
+import { channelLink, type Listed } from "./view_channel.js";
 
 export interface Check {
   name: string;
@@ -74,7 +74,7 @@ export function open(context: Context): View {
     { title: "Version", text: ({ version }) => version },
   ], ({ node }) => node, "none");
   const stale = new Table<Listed>("Stale channels", [
-    { title: "Channel", make: (row) => h("a", { class: "code", href: `#channel/${encodeURIComponent(row().channel)}` }, row().channel) },
+    { title: "Channel", make: (row) => channelLink(row().channel) },
     { title: "Events kept", numeric: true, text: ({ events }) => number(events) },
     { title: "Newest offset", numeric: true, text: ({ offset }) => (offset === null ? "–" : number(offset)) },
   ], ({ channel }) => channel, "none");

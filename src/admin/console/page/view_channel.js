@@ -1,10 +1,13 @@
 import { get, withQuery } from "./api.js";
 import { ask } from "./act.js";
 import { h, section, setText, Table } from "./dom.js";
-import { ago, bytes, clock, duration, number } from "./format.js";
+import { ago, bytes, bytesPerSecond, clock, duration, number, perSecond } from "./format.js";
 import { traceForm } from "./trace.js";
 import { pages } from "./view_clients.js";
 const LINES_MAX = 500;
+export function channelLink(channel) {
+    return h("a", { class: "code", href: `#channel/${encodeURIComponent(channel)}` }, channel);
+}
 export function open(context) {
     const { argument } = context;
     const box = h("input", { type: "search", value: argument, spellcheck: "false", autocomplete: "off", required: true, placeholder: "market.BTC-USDC.price" });
@@ -18,8 +21,13 @@ export function open(context) {
     return argument ? one(context, search) : all(search);
 }
 function all(search) {
+    const busiest = new Table("Busiest channels", [
+        { title: "Channel", make: (row) => channelLink(row().channel) },
+        { title: "Events", numeric: true, text: ({ events_per_s }) => perSecond(events_per_s) },
+        { title: "Data", numeric: true, text: ({ bytes_per_s }) => bytesPerSecond(bytes_per_s) },
+    ], ({ channel }) => channel, "hardly anything was published in the last five minutes");
     const table = new Table("Channels of which something is kept", [
-        { title: "Channel", make: (row) => h("a", { class: "code", href: `#channel/${encodeURIComponent(row().channel)}` }, row().channel) },
+        { title: "Channel", make: (row) => channelLink(row().channel) },
         { title: "Events kept", numeric: true, text: ({ events }) => number(events) },
         { title: "Bytes", numeric: true, text: (row) => bytes(row.bytes) },
         { title: "Newest offset", numeric: true, text: ({ offset }) => (offset === null ? "–" : number(offset)) },
@@ -30,8 +38,11 @@ function all(search) {
         return page.next_cursor;
     });
     return {
-        element: h("div", {}, section("Which channel?", search), section("Channels with state", list.element, table.element)),
-        refresh: list.refresh,
+        element: h("div", {}, section("Which channel?", search), section("Busiest channels", busiest.element, h("p", { class: "about" }, "Estimated from one event in 32, of the last five minutes or less.")), section("Channels with state", list.element, table.element)),
+        async refresh() {
+            const [{ channels }] = await Promise.all([get("channels?sort=rate&limit=10"), list.refresh()]);
+            busiest.update(channels);
+        },
     };
 }
 function one(context, search) {

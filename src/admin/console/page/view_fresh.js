@@ -2,7 +2,8 @@ import { ask } from "./act.js";
 import { get } from "./api.js";
 import { h, section, Table } from "./dom.js";
 import { ago, bytes, cores, duration, number, perSecond } from "./format.js";
-export const WORDS = { ok: "fine", warn: "look", bad: "wrong" };
+import { channelLink } from "./view_channel.js";
+const WORDS = { ok: "fine", warn: "look", bad: "wrong" };
 const LATE_MS = 15_000;
 export function freshness(at, now, status) {
     if (now - at > LATE_MS)
@@ -38,7 +39,7 @@ export function open(context) {
         { title: "Version", text: ({ version }) => version },
     ], ({ node }) => node, "none");
     const stale = new Table("Stale channels", [
-        { title: "Channel", make: (row) => h("a", { class: "code", href: `#channel/${encodeURIComponent(row().channel)}` }, row().channel) },
+        { title: "Channel", make: (row) => channelLink(row().channel) },
         { title: "Events kept", numeric: true, text: ({ events }) => number(events) },
         { title: "Newest offset", numeric: true, text: ({ offset }) => (offset === null ? "–" : number(offset)) },
     ], ({ channel }) => channel, "none");
