@@ -207,12 +207,8 @@ impl Admin {
             }
         }
         found.sort_by_key(|client: &ClientInfo| {
-            std::cmp::Reverse(match by {
-                ClientOrder::PendingBytes => client.pending_bytes,
-                ClientOrder::Waiting => client.waiting_ms.unwrap_or(0),
-                ClientOrder::Dropped => client.dropped,
-                ClientOrder::RateLimited => client.rate_limited,
-            })
+            let waiting_ms = client.waiting_ms.unwrap_or(0);
+            std::cmp::Reverse(by.amount(client.pending_bytes, waiting_ms, client.dropped, client.rate_limited))
         });
         found.truncate(limit);
         let clients = (found.into_iter())
@@ -393,7 +389,8 @@ impl PageQuery {
             Some("waiting") => Some(ClientOrder::Waiting),
             Some("dropped") => Some(ClientOrder::Dropped),
             Some("rate_limited") => Some(ClientOrder::RateLimited),
-            Some(_) => return Err("`sort` must be pending, waiting, dropped or rate_limited".to_owned()),
+            Some("trouble") => Some(ClientOrder::Trouble),
+            Some(_) => return Err("`sort` must be trouble, pending, waiting, dropped or rate_limited".to_owned()),
         };
         if sort.is_some() && (cursor != (0, 0) || user.is_some() || search.is_some()) {
             return Err("`sort` goes with `limit` only".to_owned());

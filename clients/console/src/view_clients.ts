@@ -51,7 +51,7 @@ export interface Client {
 }
 
 const ORDERS: [string, string][] = [
-  ["waiting", "longest wait"], ["pending", "most bytes queued"], ["dropped", "most events dropped"], ["rate_limited", "sent too fast"],
+  ["trouble", "any trouble"], ["waiting", "longest wait"], ["pending", "most bytes queued"], ["dropped", "most events dropped"], ["rate_limited", "sent too fast"],
 ];
 const BLAMES: [string, string][] = [["", "anybody"], ["client", "the client"], ["gateway", "the gateway"], ["operator", "an operator"]];
 
@@ -96,7 +96,7 @@ export function pages(label: string, placeholder: string, read: (search: string,
 const tone = ({ blame }: { blame: string }): string => `state ${blame === "client" ? "" : blame === "gateway" ? "bad" : "warn"}`;
 
 export function open({ tenant }: Context): View {
-  let sort = "waiting";
+  let sort = "trouble";
   let blame = "";
   let user = "";
   const slow = new Table<Client>("Clients with trouble", [

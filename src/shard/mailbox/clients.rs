@@ -52,7 +52,30 @@ pub enum ClientOrder {
     Dropped,
     /// Messages refused because they came too fast.
     RateLimited,
+    /// The sum of the milliseconds of a wait of a second or longer, of dropped events and of refused messages: every client that
+    /// an operator should look at.
+    Trouble,
 }
+
+impl ClientOrder {
+    /// How much a connection has of it.
+    #[must_use]
+    pub const fn amount(self, pending_bytes: u64, waiting_ms: u64, dropped: u64, rate_limited: u64) -> u64 {
+        match self {
+            Self::PendingBytes => pending_bytes,
+            Self::Waiting => waiting_ms,
+            Self::Dropped => dropped,
+            Self::RateLimited => rate_limited,
+            Self::Trouble => {
+                let long_wait_ms = if waiting_ms < LONG_WAIT_MS { 0 } else { waiting_ms };
+                long_wait_ms.saturating_add(dropped).saturating_add(rate_limited)
+            }
+        }
+    }
+}
+
+/// Shorter waits are usual.
+const LONG_WAIT_MS: u64 = 1000;
 
 /// A connection that has ended.
 #[derive(Clone, Debug)]

@@ -2,7 +2,7 @@ import { get, withQuery } from "./api.js";
 import { h, section, setText, Table } from "./dom.js";
 import { ago, bytes, duration, number } from "./format.js";
 const ORDERS = [
-    ["waiting", "longest wait"], ["pending", "most bytes queued"], ["dropped", "most events dropped"], ["rate_limited", "sent too fast"],
+    ["trouble", "any trouble"], ["waiting", "longest wait"], ["pending", "most bytes queued"], ["dropped", "most events dropped"], ["rate_limited", "sent too fast"],
 ];
 const BLAMES = [["", "anybody"], ["client", "the client"], ["gateway", "the gateway"], ["operator", "an operator"]];
 export function select(label, options, changed) {
@@ -41,7 +41,7 @@ export function pages(label, placeholder, read) {
 }
 const tone = ({ blame }) => `state ${blame === "client" ? "" : blame === "gateway" ? "bad" : "warn"}`;
 export function open({ tenant }) {
-    let sort = "waiting";
+    let sort = "trouble";
     let blame = "";
     let user = "";
     const slow = new Table("Clients with trouble", [

@@ -83,12 +83,9 @@ impl Clients<'_> {
     ) -> Vec<ClientInfo> {
         let amount = |slot: u32| {
             let hot = self.connections.hot(slot);
-            match by {
-                ClientOrder::PendingBytes => hot.outbox.bytes(),
-                ClientOrder::Waiting => self.troubles.waiting_ms(slot, hot, now).unwrap_or(0),
-                ClientOrder::Dropped => hot.dropped.into(),
-                ClientOrder::RateLimited => self.troubles.refusals(slot).0,
-            }
+            let waiting_ms = self.troubles.waiting_ms(slot, hot, now).unwrap_or(0);
+            let (rate_limited, _) = self.troubles.refusals(slot);
+            by.amount(hot.outbox.bytes(), waiting_ms, hot.dropped.into(), rate_limited)
         };
         let slots = self
             .connections

@@ -46,6 +46,11 @@ fn a_client_whose_socket_is_blocked_waits_until_everything_is_written() {
         .collect();
     assert_eq!(waiting, [(ids[1], Some(1_500)), (ids[2], Some(500))]);
     assert_eq!(worst(&mut rig, ClientOrder::PendingBytes).len(), 2, "the limit");
+    // A short wait is no trouble.
+    let troubled: Vec<_> = (worst(&mut rig, ClientOrder::Trouble).iter())
+        .map(|client| client.id)
+        .collect();
+    assert_eq!(troubled, [ids[1]]);
 
     // It wrote everything, and is blocked again by something newer: a new wait begins.
     rig.core.writable(ids[1]);
