@@ -119,17 +119,17 @@ export function open(context: Context): View {
       session.role === "operator" && h("p", { class: "actions" },
         h("button", { class: "danger", onclick: () => ask(context, `Disconnect all connections of ${argument}`, "DELETE", `${path}/connections`) }, "Disconnect the user"), " ",
         h("button", { class: "danger", onclick: () => revokeOf(context, argument, null) }, "Revoke all tokens"))),
+    section("Last endings of this user", endings.element),
     section("May this user …?", explainForm(path), permissions.element),
     section("Subscriptions", subscriptions.element),
     section("Last commands", commands.element),
-    section("Last endings of this user", endings.element),
     trace.element);
   return {
     element,
     close: trace.close,
     async refresh() {
       const user = await get<User>(path);
-      setText(told, user.connections.length === 0 ? `${who(user.user)} is not connected to this gateway.` : "");
+      setText(told, user.connections.length === 0 ? absent(user, Date.now()) : "");
       rates.note(user.connections, Date.now());
       connections.update(user.connections);
       subscriptions.update(user.connections.flatMap(({ client_id, subscribed, max_rates }) => subscribed.map((one) => ({ client: client_id, rate: max_rates[one.pattern], ...one }))));
@@ -145,6 +145,13 @@ export function open(context: Context): View {
       await trace.refresh();
     },
   };
+}
+
+/** What is known of a user without a connection. */
+export function absent({ user, endings }: Pick<User, "user" | "endings">, nowMs: number): string {
+  const last = endings[0];
+  const why = last ? ` The last connection ended ${ago(last.ended_at, nowMs)}: ${last.reason} (${last.code}).` : "";
+  return `${who(user)} is not connected to this gateway.${why}`;
 }
 
 /** A token without a `jti` is revoked with all others of the user. */

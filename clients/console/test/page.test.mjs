@@ -80,7 +80,7 @@ test('the load keeps an hour, and begins anew with another gateway', () => {
   assert.deepEqual([load.times, load.series.cpu], [[], []]);
 });
 
-const { Rates } = await import(join(built, 'view_user.js'));
+const { Rates, absent } = await import(join(built, 'view_user.js'));
 
 test('a rate is that between two looks, and a connection that is new has none', () => {
   const rates = new Rates();
@@ -91,6 +91,12 @@ test('a rate is that between two looks, and a connection that is new has none', 
   // Two looks at one time.
   rates.note([{ client_id: 'a', message_count: 150 }], 6_000);
   assert.equal(rates.text('a'), '10 /s');
+});
+
+test('of a user without a connection it is told why the last one ended', () => {
+  const ending = { ended_at: 10, code: 4003, reason: 'disconnected by an operator' };
+  assert.equal(absent({ user: '42', endings: [ending] }, 44_000), '42 is not connected to this gateway. The last connection ended 34 s ago: disconnected by an operator (4003).');
+  assert.equal(absent({ user: '42', endings: [] }, 0), '42 is not connected to this gateway.');
 });
 
 const { lineText } = await import(join(built, 'trace.js'));

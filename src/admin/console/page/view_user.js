@@ -66,13 +66,13 @@ export function open(context) {
         { title: "Client", text: ({ client_id }) => client_id, tone: () => "code" },
     ], ({ client_id, ended_at }) => `${client_id} ${ended_at}`, "no ending of this user is remembered");
     const trace = traceForm(context, { user: argument });
-    const element = h("div", {}, section("User", search, told), section("Connections", connections.element, session.role === "operator" && h("p", { class: "actions" }, h("button", { class: "danger", onclick: () => ask(context, `Disconnect all connections of ${argument}`, "DELETE", `${path}/connections`) }, "Disconnect the user"), " ", h("button", { class: "danger", onclick: () => revokeOf(context, argument, null) }, "Revoke all tokens"))), section("May this user …?", explainForm(path), permissions.element), section("Subscriptions", subscriptions.element), section("Last commands", commands.element), section("Last endings of this user", endings.element), trace.element);
+    const element = h("div", {}, section("User", search, told), section("Connections", connections.element, session.role === "operator" && h("p", { class: "actions" }, h("button", { class: "danger", onclick: () => ask(context, `Disconnect all connections of ${argument}`, "DELETE", `${path}/connections`) }, "Disconnect the user"), " ", h("button", { class: "danger", onclick: () => revokeOf(context, argument, null) }, "Revoke all tokens"))), section("Last endings of this user", endings.element), section("May this user …?", explainForm(path), permissions.element), section("Subscriptions", subscriptions.element), section("Last commands", commands.element), trace.element);
     return {
         element,
         close: trace.close,
         async refresh() {
             const user = await get(path);
-            setText(told, user.connections.length === 0 ? `${who(user.user)} is not connected to this gateway.` : "");
+            setText(told, user.connections.length === 0 ? absent(user, Date.now()) : "");
             rates.note(user.connections, Date.now());
             connections.update(user.connections);
             subscriptions.update(user.connections.flatMap(({ client_id, subscribed, max_rates }) => subscribed.map((one) => ({ client: client_id, rate: max_rates[one.pattern], ...one }))));
@@ -88,6 +88,11 @@ export function open(context) {
             await trace.refresh();
         },
     };
+}
+export function absent({ user, endings }, nowMs) {
+    const last = endings[0];
+    const why = last ? ` The last connection ended ${ago(last.ended_at, nowMs)}: ${last.reason} (${last.code}).` : "";
+    return `${who(user)} is not connected to this gateway.${why}`;
 }
 function revokeOf(context, user, jti) {
     if (jti === null)
