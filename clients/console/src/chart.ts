@@ -9,6 +9,8 @@ const LEFT = 66;
 const RIGHT = 6;
 const TOP = 8;
 const BOTTOM = 20;
+/** Half the width of a time below the axis, so that the last one is not cut off. */
+const HALF_LABEL = 16;
 
 export interface ChartOptions {
   title: string;
@@ -82,7 +84,7 @@ export class Chart {
       ];
     });
     const times = timeTicks(frame.from, frame.to, Math.max(2, Math.floor(frame.width / 80))).map((time) =>
-      svg("text", { x: (LEFT + xOf(frame, time)).toFixed(1), y: TOP + HEIGHT + 15, "text-anchor": "middle" }, clock(time).slice(0, 5)));
+      svg("text", { x: Math.min(LEFT + xOf(frame, time), this.#width - HALF_LABEL).toFixed(1), y: TOP + HEIGHT + 15, "text-anchor": "middle" }, clock(time).slice(0, 5)));
     const lines = this.#values.map((line, index) =>
       svg("path", { class: `line-${index % 8}`, transform: `translate(${LEFT} ${TOP})`, d: linePath(frame, this.#times, line, this.#gap) }));
     const at = this.#at >= 0 ? this.#times[this.#at] : undefined;

@@ -52,7 +52,14 @@ export interface Column<T> {
   make?: (row: () => T) => Node;
 }
 
-/** A table whose rows keep their place in the document while their data changes: focus and selection stay. */
+/** A table with more columns than this shows the cells of a row below each other on a phone. */
+const COLUMNS_OF_PHONE = 2;
+
+/**
+ * A table whose rows keep their place in the document while their data changes: focus and selection stay.
+ *
+ * The roles say what the elements are by themselves, because some browsers forget it when a style sheet stacks the cells.
+ */
 export class Table<T> {
   readonly element: HTMLElement;
   readonly #body: HTMLTableSectionElement;
@@ -60,11 +67,12 @@ export class Table<T> {
   readonly #rows = new Map<string, { data: T; row: HTMLTableRowElement }>();
 
   constructor(readonly caption: string, readonly columns: Column<T>[], readonly key: (row: T) => string, empty: string) {
-    const heads = columns.map(({ title, numeric }) => h("th", { scope: "col", class: numeric ? "number" : undefined }, title));
-    this.#body = h("tbody");
+    const heads = columns.map(({ title, numeric }) => h("th", { scope: "col", role: "columnheader", class: numeric ? "number" : undefined }, title));
+    this.#body = h("tbody", { role: "rowgroup" });
     this.#empty = h("p", { class: "empty" }, empty);
     this.element = h("div", { class: "scroll", role: "region", "aria-label": caption, tabindex: 0 },
-      h("table", {}, h("caption", { class: "hidden" }, caption), h("thead", {}, h("tr", {}, ...heads)), this.#body), this.#empty);
+      h("table", { role: "table", class: columns.length > COLUMNS_OF_PHONE ? "stacks" : undefined },
+        h("caption", { class: "hidden" }, caption), h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, ...heads)), this.#body), this.#empty);
   }
 
   update(rows: T[]): void {
@@ -78,9 +86,9 @@ export class Table<T> {
       const key = this.key(data);
       let entry = this.#rows.get(key);
       if (!entry) {
-        const made = { data, row: h("tr") };
-        for (const { numeric, make } of this.columns) {
-          made.row.append(h("td", { class: numeric ? "number" : undefined }, make?.(() => made.data)));
+        const made = { data, row: h("tr", { role: "row" }) };
+        for (const { title, numeric, make } of this.columns) {
+          made.row.append(h("td", { role: "cell", "data-title": title, class: numeric ? "number" : undefined }, make?.(() => made.data)));
         }
         this.#rows.set(key, made);
         entry = made;

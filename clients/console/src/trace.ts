@@ -5,7 +5,7 @@ import { h, section, setText } from "./dom.js";
 import { clock } from "./format.js";
 import type { Context } from "./view.js";
 
-export interface TraceLine {
+interface TraceLine {
   n: number;
   at: number;
   what: string;

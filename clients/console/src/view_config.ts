@@ -20,7 +20,7 @@ export function open(): View {
   const table = new Table<Key>("Configuration", [
     { title: "Key", text: ({ key }) => key, tone: () => "code" },
     { title: "Value", text: ({ value }) => value ?? "not set", tone: ({ value }) => `code wide${value === null ? " soft" : ""}` },
-    { title: "From", text: ({ origin }) => origin, tone: ({ origin }) => (origin === "default" ? "soft" : "") },
+    { title: "From", text: ({ origin }) => origin, tone: ({ origin }) => `long${origin === "default" ? " soft" : ""}` },
     { title: "After a restart", text: ({ waits_for_restart, restart_reason }) => (waits_for_restart === null ? "" : `${waits_for_restart} (${restart_reason ?? ""})`), tone: () => "code warn" },
   ], ({ key }) => key, "no key fits");
   const show = (): void => {

@@ -8,7 +8,7 @@ import type { Report } from "./live.js";
 import type { Context, View } from "./view.js";
 import { channelLink, type Listed } from "./view_channel.js";
 
-export interface Check {
+interface Check {
   name: string;
   status: "ok" | "warn" | "bad";
   detail: string;
@@ -23,7 +23,7 @@ export interface Overview {
   checks: Check[];
 }
 
-export const WORDS = { ok: "fine", warn: "look", bad: "wrong" } as const;
+const WORDS = { ok: "fine", warn: "look", bad: "wrong" } as const;
 
 /** A gateway that shares the broker, as it tells the others of itself. */
 interface Member {

@@ -6,6 +6,7 @@ const LEFT = 66;
 const RIGHT = 6;
 const TOP = 8;
 const BOTTOM = 20;
+const HALF_LABEL = 16;
 export class Chart {
     options;
     element;
@@ -60,7 +61,7 @@ export class Chart {
                 svg("text", { x: LEFT - 8, y, "text-anchor": "end", "dominant-baseline": "middle" }, this.options.format(tick)),
             ];
         });
-        const times = timeTicks(frame.from, frame.to, Math.max(2, Math.floor(frame.width / 80))).map((time) => svg("text", { x: (LEFT + xOf(frame, time)).toFixed(1), y: TOP + HEIGHT + 15, "text-anchor": "middle" }, clock(time).slice(0, 5)));
+        const times = timeTicks(frame.from, frame.to, Math.max(2, Math.floor(frame.width / 80))).map((time) => svg("text", { x: Math.min(LEFT + xOf(frame, time), this.#width - HALF_LABEL).toFixed(1), y: TOP + HEIGHT + 15, "text-anchor": "middle" }, clock(time).slice(0, 5)));
         const lines = this.#values.map((line, index) => svg("path", { class: `line-${index % 8}`, transform: `translate(${LEFT} ${TOP})`, d: linePath(frame, this.#times, line, this.#gap) }));
         const at = this.#at >= 0 ? this.#times[this.#at] : undefined;
         const x = at === undefined ? 0 : (LEFT + xOf(frame, at)).toFixed(1);

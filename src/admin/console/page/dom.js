@@ -31,6 +31,7 @@ export function setText(element, text) {
     if (element.textContent !== text)
         element.textContent = text;
 }
+const COLUMNS_OF_PHONE = 2;
 export class Table {
     caption;
     columns;
@@ -43,10 +44,10 @@ export class Table {
         this.caption = caption;
         this.columns = columns;
         this.key = key;
-        const heads = columns.map(({ title, numeric }) => h("th", { scope: "col", class: numeric ? "number" : undefined }, title));
-        this.#body = h("tbody");
+        const heads = columns.map(({ title, numeric }) => h("th", { scope: "col", role: "columnheader", class: numeric ? "number" : undefined }, title));
+        this.#body = h("tbody", { role: "rowgroup" });
         this.#empty = h("p", { class: "empty" }, empty);
-        this.element = h("div", { class: "scroll", role: "region", "aria-label": caption, tabindex: 0 }, h("table", {}, h("caption", { class: "hidden" }, caption), h("thead", {}, h("tr", {}, ...heads)), this.#body), this.#empty);
+        this.element = h("div", { class: "scroll", role: "region", "aria-label": caption, tabindex: 0 }, h("table", { role: "table", class: columns.length > COLUMNS_OF_PHONE ? "stacks" : undefined }, h("caption", { class: "hidden" }, caption), h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, ...heads)), this.#body), this.#empty);
     }
     update(rows) {
         const wanted = new Set(rows.map(this.key));
@@ -60,9 +61,9 @@ export class Table {
             const key = this.key(data);
             let entry = this.#rows.get(key);
             if (!entry) {
-                const made = { data, row: h("tr") };
-                for (const { numeric, make } of this.columns) {
-                    made.row.append(h("td", { class: numeric ? "number" : undefined }, make?.(() => made.data)));
+                const made = { data, row: h("tr", { role: "row" }) };
+                for (const { title, numeric, make } of this.columns) {
+                    made.row.append(h("td", { role: "cell", "data-title": title, class: numeric ? "number" : undefined }, make?.(() => made.data)));
                 }
                 this.#rows.set(key, made);
                 entry = made;
