@@ -8,7 +8,7 @@ use tickgate_protocol::channel::{Class, Classes, Pattern};
 use crate::gateway::{self, Running};
 use crate::nats_server::{Nats, Proxy};
 use crate::redis_server::Redis;
-use crate::requests::start;
+use crate::requests::{start, start_with_class};
 
 /// The names and states of the gateways that this one knows, sorted, and the connections of all.
 fn known(running: &Running) -> (Vec<(String, String)>, u64) {
@@ -117,6 +117,38 @@ fn check_for_each_other(url: &str, port: u16) {
     gateway::until("cut off", || two.admin("GET", "/readyz", "").status == 503);
     let answer = two.admin("DELETE", "/api/users/u1/connections", "");
     assert_eq!((answer.status, &*answer.code()), (504, "OUTCOME_UNKNOWN"));
+}
+
+#[test]
+fn a_gateway_with_other_classes_tells_the_others_why_it_is_not_ready() {
+    let server = Nats::start();
+    check_other_classes(&server.url());
+}
+
+#[test]
+fn a_gateway_with_other_classes_tells_the_others_over_redis_why_it_is_not_ready() {
+    let server = Redis::start();
+    check_other_classes(&server.address());
+}
+
+fn check_other_classes(url: &str) {
+    let one = start(url.to_owned(), "one", |_| {});
+    let two = start_with_class(url.to_owned(), "two", "quotes.*");
+    until_known(&one, &[("one", "ok"), ("two", "broker_unfit")], 0);
+    let (status, detail) = check(&one);
+    assert!(
+        status == "warn" && detail.starts_with("\"two\" is not ready") && detail.contains("quotes.*"),
+        "{detail}"
+    );
+    let refused = two.publish(r#"{"channel":"grid.a.order","event":"filled","data":1}"#);
+    assert_eq!(refused.code(), "BROKER_UNAVAILABLE");
+    let published = one.publish(r#"{"channel":"grid.a.order","event":"filled","data":1}"#);
+    assert_eq!(published.status, 200, "{published:?}");
+    // It also says that it ends.
+    two.gateway.handle().drain();
+    two.gateway.wait().expect("a good end");
+    until_known(&one, &[("one", "ok")], 0);
+    assert_eq!(check(&one).0, "ok");
 }
 
 #[test]

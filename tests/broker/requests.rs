@@ -11,7 +11,7 @@ use futures_util::StreamExt as _;
 use serde_json::{Value, json};
 use tickgate::backend::commands::{RouteSettings, Target};
 use tickgate::backend::spans;
-use tickgate::broker::SharedSettings;
+use tickgate::broker::{SharedSettings, nats, redis};
 use tickgate_protocol::channel::Pattern;
 use tokio::runtime::Runtime;
 
@@ -80,18 +80,38 @@ pub(crate) fn add_acme(settings: &mut tickgate::gateway::Settings) {
     });
 }
 
+/// The broker at an address.
+fn broker(url: String, node: &str) -> SharedSettings {
+    if url.starts_with("redis://") {
+        SharedSettings::Redis(Node::redis_settings(&url, node))
+    } else {
+        SharedSettings::Nats(Node::settings(url, node))
+    }
+}
+
 pub(crate) fn start(url: String, node: &str, change: impl FnOnce(&mut tickgate::gateway::Settings)) -> Running {
     let running = gateway::start(|settings| {
         settings.node = node.into();
-        settings.shared = Some(if url.starts_with("redis://") {
-            SharedSettings::Redis(Node::redis_settings(&url, node))
-        } else {
-            SharedSettings::Nats(Node::settings(url, node))
-        });
+        settings.shared = Some(broker(url, node));
         change(settings);
     });
     gateway::until("ready", || running.admin("GET", "/readyz", "").status == 200);
     running
+}
+
+/// Starts a gateway with a class of channels that no other gateway has.
+pub(crate) fn start_with_class(url: String, node: &str, pattern: &str) -> Running {
+    let mut shared = broker(url, node);
+    let (SharedSettings::Nats(nats::Settings { classes, .. }) | SharedSettings::Redis(redis::Settings { classes, .. })) =
+        &mut shared;
+    classes.hash ^= 1;
+    classes
+        .entries
+        .push((pattern.to_owned(), "cache = \"last\"".to_owned()));
+    gateway::start(|settings| {
+        settings.node = node.into();
+        settings.shared = Some(shared);
+    })
 }
 
 #[test]

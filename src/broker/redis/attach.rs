@@ -108,7 +108,11 @@ impl Shared {
             {
                 tokio::time::sleep(OTHERS_GONE).await;
                 let later = self.read_state(connection).await?.newest;
-                if later.is_some_and(|later| later.sequence > sequence) {
+                if let Some(later) = later.filter(|later| later.sequence > sequence) {
+                    if later.notice.incarnation == incarnation {
+                        let term = later.table.current().id;
+                        self.messages.stay_outside(connection.clone(), scripts.clone(), term);
+                    }
                     let theirs = self.stored_classes(connection).await?;
                     return Err(self.other_classes(notice, theirs.as_deref()));
                 }

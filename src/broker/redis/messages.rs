@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Invariants: a gateway has learnt all facts before its link is up. A message that is older than [`OLD_MS`] is dropped:
-//! whoever asked has got no answer, and asks again if it matters.
+//! whoever asked has got no answer, and asks again if it matters. Nothing is sent unless the link is up, except what a gateway
+//! tells of itself: the others hear also from one whose classes do not fit to theirs.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -63,6 +64,17 @@ pub(super) struct Messages {
     next: AtomicU64,
     // The connection and the scripts, as long as there is a session.
     line: Mutex<Option<(MultiplexedConnection, Scripts)>>,
+    // The way of a gateway that does not fit to the others.
+    outside: Mutex<Option<Outside>>,
+}
+
+/// How a gateway that has no place in the log tells the others of itself.
+#[derive(Clone)]
+struct Outside {
+    connection: MultiplexedConnection,
+    scripts: Scripts,
+    // The newest term, which the others have opened. Without it the server takes nothing.
+    term: u64,
 }
 
 impl Default for Messages {
@@ -72,6 +84,7 @@ impl Default for Messages {
             waiting: Mutex::default(),
             next: AtomicU64::new(1),
             line: Mutex::default(),
+            outside: Mutex::default(),
         }
     }
 }
@@ -80,10 +93,23 @@ impl Messages {
     /// A session begins.
     pub(super) fn open(&self, connection: MultiplexedConnection, scripts: Scripts) {
         *self.line.lock() = Some((connection, scripts));
+        *self.outside.lock() = None;
+    }
+
+    /// The gateway does not fit to the others, which are in this term of the server's log. It can still tell of itself.
+    pub(super) fn stay_outside(&self, connection: MultiplexedConnection, scripts: Scripts, term: u64) {
+        *self.outside.lock() = Some(Outside {
+            connection,
+            scripts,
+            term,
+        });
     }
 
     /// The session is over: no reply comes any more.
-    pub(super) fn close(&self) {
+    pub(super) fn close(&self, end: &End) {
+        if !matches!(end, End::Unfit(_)) {
+            *self.outside.lock() = None;
+        }
         *self.line.lock() = None;
         self.waiting.lock().clear();
     }
@@ -116,8 +142,11 @@ impl Peers for Redis {
     }
 
     fn tell(&self, subject: &'static str, payload: Bytes) -> Doing<'_, ()> {
-        self.shared.send_message(subject, 0, None, &payload);
-        Box::pin(std::future::ready(()))
+        Box::pin(async move {
+            if !self.shared.send_message(subject, 0, None, &payload) {
+                self.shared.tell_from_outside(subject, &payload).await;
+            }
+        })
     }
 
     fn flush(&self) -> Doing<'_, ()> {
@@ -174,8 +203,8 @@ impl Shared {
         line.filter(|_| self.is_up())
     }
 
-    /// Sends a message to all gateways. Returns whether it is on its way.
-    fn send_message(&self, subject: &str, n: u64, to: Option<u64>, payload: &[u8]) -> bool {
+    /// A message to all gateways.
+    fn message(&self, subject: &str, n: u64, to: Option<u64>, payload: &[u8]) -> Draft {
         let head = Head {
             v: FORMAT,
             from: self.gateway,
@@ -185,15 +214,32 @@ impl Shared {
         let mut text = serde_json::to_vec(&head).unwrap_or_default();
         text.push(b'\n');
         text.extend_from_slice(payload);
-        let draft = Draft {
+        Draft {
             number: 0,
             name: format!("{}{subject}", Kind::Message.letter()),
             payload: text.into(),
             keep: 0,
             id: None,
             value: None,
-        };
+        }
+    }
+
+    /// Sends a message to all gateways. Returns whether it is on its way.
+    fn send_message(&self, subject: &str, n: u64, to: Option<u64>, payload: &[u8]) -> bool {
+        let draft = self.message(subject, n, to, payload);
         self.is_up() && self.outgoing.send(Outgoing::Draft(draft)).is_ok()
+    }
+
+    /// Tells all gateways something, if this one does not fit to them.
+    async fn tell_from_outside(&self, subject: &str, payload: &[u8]) {
+        let outside = self.messages.outside.lock().clone();
+        if let Some(mut outside) = outside {
+            let message = self.message(subject, 0, None, payload);
+            let command = self.publish(&outside.scripts, outside.term, &[message]);
+            if let Err(error) = run::<Vec<i64>>(&mut outside.connection, &command).await {
+                tracing::debug!(%error, "the other gateways are not told why this one does not fit to them");
+            }
+        }
     }
 
     /// Takes a message from the log.

@@ -35,7 +35,7 @@ impl Shared {
         loop {
             let Err(end) = self.session(attempt, &mut outgoing, &first).await;
             let was_up = self.go_down(&end);
-            self.messages.close();
+            self.messages.close(&end);
             while let Ok(unsent) = outgoing.try_recv() {
                 if let Outgoing::Draft(draft) = unsent {
                     self.not_sent(draft.number);
@@ -140,7 +140,8 @@ impl Shared {
             part.iter().for_each(|draft| self.not_sent(draft.number));
             return Ok(());
         }
-        let error = match run::<Vec<i64>>(connection, &self.publish(scripts, part)).await {
+        let term = (self.position.lock().table.as_ref()).map_or(0, |table| table.current().id);
+        let error = match run::<Vec<i64>>(connection, &self.publish(scripts, term, part)).await {
             Ok(numbers) => {
                 self.take_numbers(part, &numbers);
                 return Ok(());
@@ -174,14 +175,9 @@ impl Shared {
         }
     }
 
-    fn publish(&self, scripts: &Scripts, part: &[Draft]) -> redis::Cmd {
+    /// The call that appends a part of a batch, if the newest term is this one.
+    pub(super) fn publish(&self, scripts: &Scripts, term: u64, part: &[Draft]) -> redis::Cmd {
         let (keys, settings) = (&self.keys, &self.settings);
-        let term = self
-            .position
-            .lock()
-            .table
-            .as_ref()
-            .map_or(0, |table| table.current().id);
         let mut command = keys.call(&scripts.publish, &[&keys.events, &keys.kept, &keys.state, &keys.merged]);
         command.arg(&keys.tag).arg(term);
         command.arg(settings.log_bytes).arg(settings.plain_bytes);
