@@ -8,7 +8,7 @@ use tickgate_protocol::channel::{Class, Classes, Pattern};
 use crate::gateway::{self, Running};
 use crate::nats_server::{Nats, Proxy};
 use crate::redis_server::Redis;
-use crate::requests::{start, start_with_class};
+use crate::requests::{broker, start, start_with_class};
 
 /// The names and states of the gateways that this one knows, sorted, and the connections of all.
 fn known(running: &Running) -> (Vec<(String, String)>, u64) {
@@ -117,6 +117,28 @@ fn check_for_each_other(url: &str, port: u16) {
     gateway::until("cut off", || two.admin("GET", "/readyz", "").status == 503);
     let answer = two.admin("DELETE", "/api/users/u1/connections", "");
     assert_eq!((answer.status, &*answer.code()), (504, "OUTCOME_UNKNOWN"));
+}
+
+#[test]
+fn a_gateway_waits_for_a_broker_that_cannot_be_reached_when_it_starts() {
+    let (nats, redis) = (Nats::start(), Redis::start());
+    for (url, port) in [(nats.url(), nats.port), (redis.address(), redis.port)] {
+        let proxy = Proxy::start(port);
+        proxy.cut();
+        let running = gateway::start(|settings| settings.shared = Some(broker(through(&proxy, &url), "one")));
+        let unready = running.admin("GET", "/readyz", "");
+        let error = &unready.json()["error"];
+        assert_eq!((unready.status, &error["message"]), (503, &json!("broker_lost")));
+        assert!(
+            error["detail"].as_str().is_some_and(|reason| !reason.is_empty()),
+            "{url}"
+        );
+        let item = r#"{"channel":"grid.a.order","event":"filled","data":1}"#;
+        assert_eq!(running.publish(item).code(), "BROKER_UNAVAILABLE");
+        proxy.mend();
+        gateway::until("ready", || running.admin("GET", "/readyz", "").status == 200);
+        assert_eq!(running.publish(item).status, 200, "{url}");
+    }
 }
 
 #[test]

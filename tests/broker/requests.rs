@@ -81,7 +81,7 @@ pub(crate) fn add_acme(settings: &mut tickgate::gateway::Settings) {
 }
 
 /// The broker at an address.
-fn broker(url: String, node: &str) -> SharedSettings {
+pub(crate) fn broker(url: String, node: &str) -> SharedSettings {
     if url.starts_with("redis://") {
         SharedSettings::Redis(Node::redis_settings(&url, node))
     } else {
