@@ -20,7 +20,6 @@ mod faults;
 mod feeds;
 mod gateways;
 mod ingest;
-mod latency;
 mod losses;
 mod node;
 mod notices;
