@@ -17,9 +17,10 @@ use tokio::sync::Semaphore;
 
 use crate::gateway::{Client, Running};
 use crate::nats_server::Nats;
-use crate::node::{Node, World, until};
+use crate::node::{Node, until};
 use crate::redis_server::Redis;
 use crate::requests::start;
+use crate::world::World;
 
 impl Node {
     fn claims(&self) -> &dyn Claims {

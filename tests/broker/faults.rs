@@ -7,8 +7,9 @@ use tickgate::event::Refusal;
 
 use crate::gateway;
 use crate::nats_server::{Nats, Proxy};
-use crate::node::{Node, World, check_order, event, until, with_id};
+use crate::node::{Node, check_order, event, until, with_id};
 use crate::notices::Notices;
+use crate::world::World;
 
 /// A publish is answered within this time, whatever happens.
 const ANSWER: Duration = Duration::from_secs(6);

@@ -1,8 +1,6 @@
 //! One gateway without sockets: a hub, its broker, and a reader that joins patterns and takes events out of an inbox.
 
-use std::cell::RefCell;
 use std::collections::HashMap;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,9 +17,6 @@ use tickgate_protocol::channel::{BookRules, Channel, Class, Classes, History, Ov
 use tickgate_protocol::dialect;
 use tickgate_protocol::json::RecordDelete;
 use tokio::runtime::{Handle, Runtime};
-
-use crate::redis_cluster::Cluster;
-use crate::{nats_server, redis_server};
 
 /// The longest wait. A test that reaches it fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -148,26 +143,16 @@ impl Node {
     }
 
     pub(crate) fn embedded() -> Self {
-        let (hub, inbox, clock, runtime) = Self::of(Numbering::Own);
-        let (_, mailbox) = mailbox(Arc::clone(inbox.doorbell()), Arc::default());
-        Self {
-            broker: Arc::new(Embedded::new(Arc::clone(&hub), clock)),
-            nats: None,
-            redis: None,
-            hub,
-            inbox,
-            mailbox,
-            clock,
-            runtime,
-            resyncs: 0,
-        }
+        let started = Self::with(Numbering::Own, |(hub, _), clock, _| Ok(Embedded::new(hub, clock)));
+        started.expect("nothing is connected").0
     }
 
-    /// A node whose hub follows the log of the broker that `start` starts.
-    fn following<B: Broker + 'static>(
+    /// A node with the broker that `start` starts.
+    pub(crate) fn with<B: Broker + 'static>(
+        numbering: Numbering,
         start: impl FnOnce((Arc<Hub>, Vec<ShardHandle>), Clock, &Handle) -> Result<B, String>,
     ) -> Result<(Self, Arc<B>), String> {
-        let (hub, inbox, clock, runtime) = Self::of(Numbering::Log);
+        let (hub, inbox, clock, runtime) = Self::of(numbering);
         let (shard, mailbox) = mailbox(Arc::clone(inbox.doorbell()), Arc::default());
         let broker = Arc::new(start((Arc::clone(&hub), vec![shard]), clock, runtime.handle())?);
         let node = Self {
@@ -201,8 +186,9 @@ impl Node {
     }
 
     pub(crate) fn try_nats(settings: nats::Settings) -> Result<Self, String> {
-        let (node, nats) =
-            Self::following(|parts, clock, runtime| Nats::start(settings, parts, clock, runtime, nobody()))?;
+        let (node, nats) = Self::with(Numbering::Log, |parts, clock, runtime| {
+            Nats::start(settings, parts, clock, runtime, nobody())
+        })?;
         Ok(Self {
             nats: Some(nats),
             ..node
@@ -234,8 +220,9 @@ impl Node {
     }
 
     pub(crate) fn try_redis(settings: redis::Settings) -> Result<Self, String> {
-        let (node, redis) =
-            Self::following(|parts, clock, runtime| Redis::start(settings, parts, clock, runtime, nobody()))?;
+        let (node, redis) = Self::with(Numbering::Log, |parts, clock, runtime| {
+            Redis::start(settings, parts, clock, runtime, nobody())
+        })?;
         Ok(Self {
             redis: Some(redis),
             ..node
@@ -383,115 +370,6 @@ impl Node {
     pub(crate) fn last_of(&self, channel: &Channel) -> Option<String> {
         let last = self.hub.last(channel, self.clock.now())?;
         Some(String::from_utf8(last.data.to_vec()).expect("text"))
-    }
-}
-
-/// Several gateways with one broker.
-pub(crate) struct World {
-    pub(crate) nodes: Vec<Node>,
-    pub(crate) server: Option<nats_server::Nats>,
-    pub(crate) redis: Option<redis_server::Redis>,
-    pub(crate) cluster: Option<Rc<Cluster>>,
-}
-
-thread_local! {
-    // With what `World::each` runs once, in the place of all brokers.
-    static INSTEAD: RefCell<Option<Rc<Cluster>>> = const { RefCell::new(None) };
-}
-
-impl World {
-    pub(crate) fn embedded() -> Self {
-        Self {
-            nodes: vec![Node::embedded()],
-            server: None,
-            redis: None,
-            cluster: None,
-        }
-    }
-
-    pub(crate) fn nats(server: nats_server::Nats) -> Self {
-        let node = |index: usize| Node::nats(Node::settings(server.url(), &format!("n{index}")));
-        let mut nodes: Vec<Node> = (0..3).map(node).collect();
-        nodes.iter_mut().for_each(|node| node.wait_for(Link::Up));
-        Self {
-            nodes,
-            server: Some(server),
-            redis: None,
-            cluster: None,
-        }
-    }
-
-    pub(crate) fn redis(server: redis_server::Redis) -> Self {
-        Self {
-            nodes: Vec::new(),
-            server: None,
-            redis: Some(server),
-            cluster: None,
-        }
-        .with_three()
-    }
-
-    pub(crate) fn cluster(cluster: Rc<Cluster>) -> Self {
-        Self {
-            nodes: Vec::new(),
-            server: None,
-            redis: None,
-            cluster: Some(cluster),
-        }
-        .with_three()
-    }
-
-    fn with_three(mut self) -> Self {
-        while self.nodes.len() < 3 {
-            self.add();
-        }
-        self
-    }
-
-    /// Whether several gateways share the broker.
-    pub(crate) fn is_shared(&self) -> bool {
-        self.server.is_some() || self.redis.is_some() || self.cluster.is_some()
-    }
-
-    /// Every broker that the suite runs with, by name.
-    pub(crate) fn each(run: impl Fn(&str, Self)) {
-        if let Some(cluster) = INSTEAD.take() {
-            return run("a Redis Cluster", Self::cluster(cluster));
-        }
-        run("embedded", Self::embedded());
-        for program in nats_server::servers() {
-            let server = nats_server::Nats::start_with(&program);
-            run(&program.display().to_string(), Self::nats(server));
-        }
-        for program in redis_server::servers() {
-            let server = redis_server::Redis::start_with(&program, redis_server::Keeps::Nothing, &[]);
-            run(&program.display().to_string(), Self::redis(server));
-        }
-    }
-
-    /// Runs checks that call [`World::each`] over one cluster, since a cluster takes seconds to start.
-    pub(crate) fn each_over(cluster: Cluster, checks: &[fn()]) {
-        let cluster = Rc::new(cluster);
-        for check in checks {
-            cluster.forget_all();
-            INSTEAD.set(Some(Rc::clone(&cluster)));
-            check();
-            assert!(INSTEAD.take().is_none(), "the check runs with every broker");
-        }
-    }
-
-    /// Adds a gateway that knows nothing, as after a restart. The embedded broker has none.
-    pub(crate) fn add(&mut self) -> bool {
-        let name = format!("n{}", self.nodes.len());
-        let mut node = match (&self.server, &self.redis, &self.cluster) {
-            (Some(server), ..) => Node::nats(Node::settings(server.url(), &name)),
-            (_, Some(server), _) => Node::redis(Node::redis_settings(&server.address(), &name)),
-            (_, _, Some(cluster)) => Node::redis(Node::redis_settings_at(cluster.server(), &name)),
-            (None, None, None) => return false,
-        };
-        node.wait_for(Link::Up);
-        self.nodes.push(node);
-        true
     }
 }
 

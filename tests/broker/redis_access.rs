@@ -10,10 +10,11 @@ use tickgate::broker::{Claimed, Link, SharedSettings, redis};
 use tickgate::config::{Config, Environment};
 use tickgate::redis::RedisServer;
 
-use crate::node::{Node, World, event, until};
+use crate::node::{Node, event, until};
 use crate::process::free_port;
 use crate::redis_cluster::{Cluster, query};
 use crate::redis_server::{Certificate, Keeps, Redis};
+use crate::world::World;
 
 fn deployed(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/scaling").join(name);

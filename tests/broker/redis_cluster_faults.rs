@@ -11,9 +11,10 @@ use tickgate::broker::{Broker, Link};
 use tickgate::event::Refusal;
 use tokio::runtime::Runtime;
 
-use crate::node::{Node, World, check_order, event, until, with_id};
+use crate::node::{Node, check_order, event, until, with_id};
 use crate::redis_cluster::{Cluster, query};
 use crate::redis_server::{Redis, servers};
+use crate::world::World;
 use crate::{claims, sessions, suite};
 
 /// The hash tag of the keys of a test.
@@ -22,22 +23,11 @@ const TAG: &str = "{suite.one}";
 #[test]
 fn the_suite_holds_over_a_redis_cluster() {
     for program in servers() {
-        World::each_over(
-            Cluster::start(&program, TAG),
-            &[
-                suite::every_reader_on_every_gateway_gets_every_event_once_and_in_order,
-                suite::a_client_recovers_on_another_gateway_exactly_what_it_missed,
-                suite::a_position_ahead_of_a_gateway_is_waited_for_and_one_below_the_history_is_told,
-                suite::an_id_that_is_repeated_through_another_gateway_is_one_event_with_one_offset,
-                suite::a_gateway_that_starts_later_has_the_same_state,
-                suite::merged_values_are_the_same_on_every_gateway_and_on_one_that_starts_later,
-                suite::an_unchanged_value_is_not_sent_whoever_publishes_it,
-                suite::a_deletion_holds_on_every_gateway_and_on_one_that_starts_later,
-                suite::versions_are_integers_that_every_client_can_read,
-                sessions::a_session_is_taken_back_once_at_any_gateway_and_by_its_user_in_time,
-                claims::a_name_is_claimed_once_and_changed_by_whoever_knows_its_version,
-            ],
-        );
+        let checks = suite::CHECKS.iter().copied().chain([
+            sessions::a_session_is_taken_back_once_at_any_gateway_and_by_its_user_in_time as fn(),
+            claims::a_name_is_claimed_once_and_changed_by_whoever_knows_its_version,
+        ]);
+        World::each_over(Cluster::start(&program, TAG), checks);
     }
 }
 

@@ -9,8 +9,9 @@ use tickgate::redis::RedisServer;
 
 use crate::faults::gets_what_it_missed;
 use crate::nats_server::Proxy;
-use crate::node::{Node, World, check_order, event, until, with_id};
+use crate::node::{Node, check_order, event, until, with_id};
 use crate::redis_server::{Keeps, Redis, servers};
+use crate::world::World;
 
 /// A publish is answered within this time, whatever happens.
 const ANSWER: Duration = Duration::from_secs(6);

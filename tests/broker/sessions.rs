@@ -4,7 +4,8 @@ use tickgate::session::Suspended;
 use tickgate::suspended::{Claim, Record};
 use tickgate_protocol::channel::{Pattern, Tenant};
 
-use crate::node::{World, until};
+use crate::node::until;
+use crate::world::World;
 
 fn claim(user: Option<&str>) -> Claim {
     Claim {

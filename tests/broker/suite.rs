@@ -11,11 +11,26 @@ use tickgate::hub::LOG_STEP;
 use tickgate::broker::{Link, nats, redis};
 
 use crate::nats_server::Nats;
-use crate::node::{Got, Node, World, channel, check_order, event, until, until_with, with_id};
+use crate::node::{Got, Node, channel, check_order, event, until, until_with, with_id};
 use crate::notices::Notices;
 use crate::redis_server::Redis;
+use crate::world::World;
 
 const SEED: u64 = 18;
+
+/// The checks that need nothing but a broker.
+pub(crate) const CHECKS: &[fn()] = &[
+    every_reader_on_every_gateway_gets_every_event_once_and_in_order,
+    an_event_with_a_receipt_is_in_the_hub_that_gives_it,
+    a_client_recovers_on_another_gateway_exactly_what_it_missed,
+    a_position_ahead_of_a_gateway_is_waited_for_and_one_below_the_history_is_told,
+    an_id_that_is_repeated_through_another_gateway_is_one_event_with_one_offset,
+    a_gateway_that_starts_later_has_the_same_state,
+    merged_values_are_the_same_on_every_gateway_and_on_one_that_starts_later,
+    an_unchanged_value_is_not_sent_whoever_publishes_it,
+    a_deletion_holds_on_every_gateway_and_on_one_that_starts_later,
+    versions_are_integers_that_every_client_can_read,
+];
 
 fn random() -> StdRng {
     let seed = std::env::var("TICKGATE_SEED")
@@ -70,6 +85,19 @@ pub(crate) fn every_reader_on_every_gateway_gets_every_event_once_and_in_order()
 }
 
 #[test]
+pub(crate) fn an_event_with_a_receipt_is_in_the_hub_that_gives_it() {
+    World::each(|broker, world| {
+        for number in 0..100 {
+            let node = &world.nodes[number % world.nodes.len()];
+            for name in ["kept.a", "last.a"] {
+                node.publish_one(event(name, number));
+                assert_eq!(node.last(name), Some(number.to_string()), "{broker}: {name}");
+            }
+        }
+    });
+}
+
+#[test]
 pub(crate) fn a_client_recovers_on_another_gateway_exactly_what_it_missed() {
     World::each(|broker, mut world| {
         let mut random = random();
@@ -101,7 +129,7 @@ pub(crate) fn a_client_recovers_on_another_gateway_exactly_what_it_missed() {
 }
 
 #[test]
-pub(crate) fn a_position_ahead_of_a_gateway_is_waited_for_and_one_below_the_history_is_told() {
+fn a_position_ahead_of_a_gateway_is_waited_for_and_one_below_the_history_is_told() {
     World::each(|broker, mut world| {
         let first = world.nodes[0]
             .publish_one(event("kept.a", 0))
@@ -155,7 +183,7 @@ fn rows(node: &Node) -> Vec<(u64, u64)> {
 }
 
 #[test]
-pub(crate) fn a_gateway_that_starts_later_has_the_same_state() {
+fn a_gateway_that_starts_later_has_the_same_state() {
     World::each(|broker, mut world| {
         let mut positions = Vec::new();
         for number in 0..300u64 {
@@ -197,7 +225,7 @@ pub(crate) fn a_gateway_that_starts_later_has_the_same_state() {
 /// Records and levels that come and go, published through all gateways by turns, beside a model. The log has lost most of
 /// the updates when the last gateway starts.
 #[test]
-pub(crate) fn merged_values_are_the_same_on_every_gateway_and_on_one_that_starts_later() {
+fn merged_values_are_the_same_on_every_gateway_and_on_one_that_starts_later() {
     World::each(|broker, mut world| {
         let mut random = random();
         let (mut records, mut levels) = (BTreeMap::new(), BTreeMap::new());
@@ -322,7 +350,7 @@ fn number(value: &Value) -> u64 {
 }
 
 #[test]
-pub(crate) fn an_unchanged_value_is_not_sent_whoever_publishes_it() {
+fn an_unchanged_value_is_not_sent_whoever_publishes_it() {
     World::each(|broker, mut world| {
         for node in &mut world.nodes {
             node.join("same.*");
@@ -342,7 +370,7 @@ pub(crate) fn an_unchanged_value_is_not_sent_whoever_publishes_it() {
 }
 
 #[test]
-pub(crate) fn a_deletion_holds_on_every_gateway_and_on_one_that_starts_later() {
+fn a_deletion_holds_on_every_gateway_and_on_one_that_starts_later() {
     World::each(|broker, mut world| {
         for node in &mut world.nodes {
             node.join("last.*");
@@ -370,7 +398,7 @@ pub(crate) fn a_deletion_holds_on_every_gateway_and_on_one_that_starts_later() {
 }
 
 #[test]
-pub(crate) fn versions_are_integers_that_every_client_can_read() {
+fn versions_are_integers_that_every_client_can_read() {
     World::each(|_, world| {
         let offset = world.nodes[0]
             .publish_one(event("kept.a", 1))
