@@ -233,6 +233,18 @@ impl Traffic {
     }
 }
 
+/// Ends all gateways if its thread fails. They would wait for each other for ever.
+struct Alarm<'t>(&'t Traffic);
+
+impl Drop for Alarm<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let mut wrong = self.0.wrong.lock().expect("whole");
+            wrong.get_or_insert("a thread has failed".to_owned());
+        }
+    }
+}
+
 /// One gateway with its publisher and its clients.
 struct Gateway<'t> {
     index: usize,
@@ -251,6 +263,7 @@ struct Gateway<'t> {
 impl Gateway<'_> {
     /// Lives again and again, until all is over.
     fn run(mut self, start: impl Fn() -> Node) {
+        let _alarm = Alarm(self.traffic);
         loop {
             let mut node = start();
             node.wait_for(Link::Up);
@@ -325,6 +338,7 @@ impl Gateway<'_> {
     /// Delivers events, and lets clients leave and join. Returns whether the gateway is killed.
     fn tend(&mut self, node: &mut Node) -> bool {
         let traffic = self.traffic;
+        assert!(!traffic.is_wrong(), "another thread has found something wrong");
         if traffic.kills[self.index].load(Ordering::SeqCst) {
             traffic.joined[self.index].store(0, Ordering::SeqCst);
             traffic.kills[self.index].store(false, Ordering::SeqCst);
@@ -429,6 +443,7 @@ pub(crate) fn under_traffic(
             };
             scope.spawn(move || gateway.run(|| start(index)));
         }
+        let _alarm = Alarm(traffic);
         until("traffic", || is_published(traffic, 1));
         faults(traffic);
         // A busy machine may have had no time for events between the faults.

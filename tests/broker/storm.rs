@@ -232,6 +232,8 @@ fn storm<S: Server, const N: usize>(
             let gateway = random.random_range(0..proxies.len());
             let pause = Duration::from_millis(random.random_range(100..800));
             if next.is_empty() {
+                // Faults that come faster than gateways are back would leave nothing to lose.
+                await_traffic(traffic, 1);
                 next.extend(0..S::FAULTS);
                 next.shuffle(&mut random);
             }
