@@ -64,6 +64,15 @@ impl SharedSettings {
             Self::Redis(settings) => settings.classes.hash,
         }
     }
+
+    /// What they mean, in sentences for operators.
+    #[must_use]
+    pub fn explained(&self) -> String {
+        match self {
+            Self::Nats(settings) => settings.explained(),
+            Self::Redis(settings) => settings.explained(),
+        }
+    }
 }
 
 /// Publishes events, and tells how current the hub is. Shared by the admin API, the feeds, the command router and the

@@ -142,8 +142,8 @@ fn check(file: Option<&Path>) -> Result<(), Failure> {
     for open in config.open_to_anybody() {
         print_error(&open);
     }
-    for source in config.sources_explained() {
-        print_error(&tickgate_escape::line(&source));
+    for explained in config.explained() {
+        print_error(&tickgate_escape::line(&explained));
     }
     print_out(&format!("{}\n{}", config.to_toml(), Config::built_in_classes()));
     let name = file.map_or_else(|| "the default configuration".into(), Path::to_string_lossy);

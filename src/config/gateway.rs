@@ -178,7 +178,7 @@ impl Config {
         configured.map_or_else(host_name, Into::into)
     }
 
-    fn shared(&self) -> Option<SharedSettings> {
+    pub(super) fn shared(&self) -> Option<SharedSettings> {
         let sections = &self.sections;
         let spaces = sections.spaces();
         let tenants = spaces.iter().filter_map(|space| Some(space.name?.into())).collect();

@@ -74,6 +74,7 @@ pub use connect::Login;
 pub(crate) use connect::{Target, connect_to};
 
 use requests::Requests;
+use streams::Lane;
 use subjects::Subjects;
 
 /// The settings of the broker.
@@ -141,6 +142,27 @@ impl Default for Settings {
             tenants: Vec::new(),
             publish_per_second: Vec::new(),
         }
+    }
+}
+
+impl Settings {
+    /// See [`SharedSettings::explained`](super::SharedSettings::explained).
+    pub(super) fn explained(&self) -> String {
+        let Self { prefix, replicas, .. } = self;
+        let (log, plain) = (Lane::Log.stream(prefix), Lane::Plain.stream(prefix));
+        let (log_mib, plain_mib) = (self.log_bytes >> 20, self.plain_bytes >> 20);
+        let storage = match self.storage {
+            Storage::File => "in files",
+            Storage::Memory => "in the memory of the server",
+        };
+        format!(
+            "all gateways with the prefix {prefix:?} share the events of NATS at {}. The stream {log} keeps the last {} events \
+             of each channel with state, in at most {log_mib} MiB; {plain} keeps {plain_mib} MiB of other events. Missing streams \
+             are made with {replicas} replicas, {storage}. The server's max_payload must be at least {} bytes.",
+            self.urls.join(", "),
+            self.events_per_channel,
+            self.event_bytes + HEAD_BYTES_MAX,
+        )
     }
 }
 

@@ -131,6 +131,22 @@ impl Default for Settings {
     }
 }
 
+impl Settings {
+    /// See [`SharedSettings::explained`](super::SharedSettings::explained).
+    pub(super) fn explained(&self) -> String {
+        let Keys { kept, events, .. } = Keys::new(&self.prefix);
+        let addresses: Vec<String> = self.server.addresses.iter().map(ToString::to_string).collect();
+        let (kept_mib, events_mib) = (self.log_bytes >> 20, self.plain_bytes >> 20);
+        format!(
+            "all gateways with the prefix {:?} share the events of Redis at {}. The key {kept} holds what a gateway needs that \
+             starts, in at most {kept_mib} MiB; {events} holds the last {events_mib} MiB of all events. The server needs about \
+             twice as much memory, and the maxmemory-policy noeviction.",
+            self.prefix,
+            addresses.join(", "),
+        )
+    }
+}
+
 /// The broker; see the module's docs.
 pub struct Redis {
     shared: Arc<Shared>,
