@@ -45,8 +45,8 @@ impl Flags {
     pub(super) const BLOCKED: u8 = 1 << 1;
     /// The driver must not read from the socket for now.
     pub(super) const PAUSED: u8 = 1 << 2;
-    /// Events wait for others, so the connection is not flushed for them yet.
-    pub(super) const WAITING: u8 = 1 << 3;
+    /// The peer closed its side.
+    pub(super) const PEER_CLOSED: u8 = 1 << 3;
     /// The client has not been told of dropped events yet: [`Extra::gap`].
     pub(super) const GAP: u8 = 1 << 4;
     /// The connection catches up with some channels: [`Extra::catch_up`].
@@ -68,8 +68,8 @@ impl Flags {
     }
 }
 
-/// The state that every delivery touches: exactly one cache line. One more cache line
-/// would double the cost of a delivery.
+/// The state that every delivery touches: exactly one cache line. (56 bytes would be enough, but most records of that
+/// size would span two cache lines, and one more cache line doubles the cost of a delivery.)
 #[derive(Debug, Default)]
 #[repr(align(64))]
 pub(super) struct Hot {
@@ -107,8 +107,6 @@ pub(super) struct Cold {
     /// While open: when the half-received message must be complete. While closing: when the socket is dropped. In
     /// monotonic milliseconds; 0: no deadline.
     pub(super) deadline_ms: u64,
-    /// The peer closed its side.
-    pub(super) is_peer_closed: bool,
 }
 
 // Without the session. The 36 bytes are the timer's links and the list of patterns, which are stored elsewhere.

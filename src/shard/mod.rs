@@ -48,9 +48,9 @@ use reactor::Reactor;
 /// How long events may wait for further events before they are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CoalescePolicy {
-    /// No wait while the shard is idle. The busier it is, the longer events wait.
+    /// Ticks are apart by the part of `max_ms` for which the shard is busy.
     Auto {
-        /// The longest wait, in milliseconds, which only a shard without any time left reaches; at most 60.
+        /// The longest time from tick to tick, which only a shard without any time left reaches, in milliseconds.
         max_ms: u32,
     },
     /// Ticks are at least this many milliseconds apart; 0: every event is sent at once.
@@ -59,7 +59,7 @@ pub enum CoalescePolicy {
 
 impl CoalescePolicy {
     /// [`CoalescePolicy::Auto`] with the longest wait that is the default.
-    pub const AUTO: Self = Self::Auto { max_ms: 10 };
+    pub const AUTO: Self = Self::Auto { max_ms: 15 };
 }
 
 /// What the requests of one connection may cost: steps, each of which is a channel that is looked at, or an event that is

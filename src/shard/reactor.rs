@@ -395,12 +395,10 @@ impl Reactor {
         if delivered > 0 || connections > 0 {
             self.coalescer.ticked(Tick {
                 start_ms: now.mono_ms,
-                end_ms: self.clock.now().mono_ms,
                 cost: began.elapsed(),
                 // If the bound on events was reached, the rest follows without a wait.
                 took_events: delivered > 0 && !self.core.is_pressed(),
             });
-            self.core.set_company_wait(self.coalescer.wait_ms());
         }
     }
 

@@ -106,17 +106,17 @@ section! {
         /// later is replaced by `writev` with one warning, whatever is set here. The log, `/metrics` (`tickgate_io_uring`) and
         /// the statistics say which one is in use.
         value flush: Flush = Flush::Auto;
-        /// How long events may wait so that several are sent together. `auto`: not at all when idle; the busier, the longer, up
-        /// to `server.coalesce_max`. A duration, at most `"1s"`: the time from one sending to the next; `"0ms"` means that
-        /// nothing waits.
+        /// How long events may wait so that several are sent together: the time from one sending to the next. `auto`: the part
+        /// of `server.coalesce_max` for which sending keeps the shard busy, so nothing waits while it is idle. A duration, at
+        /// most `"1s"`: a fixed time; `"0ms"` means that nothing waits.
         value coalesce: Coalesce = Coalesce::Auto,
             check |coalesce| no_longer_than(&coalesce.fixed().unwrap_or_default(), Duration::from_secs(1))
                 .because("every event would be late by this time");
-        /// The longest wait of `server.coalesce = "auto"`, which only a shard without any time left reaches; at most `"60ms"`.
-        /// A longer one costs less CPU and more latency: see [performance](performance.md#when-events-wait-for-company). Not
-        /// set: 10 ms.
+        /// The longest wait of `server.coalesce = "auto"`, which only a shard without any time left reaches; at most `"1s"`. A
+        /// longer one costs less CPU and more latency: see [performance](performance.md#when-events-wait-for-company). Not
+        /// set: 15 ms.
         value coalesce_max: Option<Duration> = None,
-            check |time| no_longer_than(&time.unwrap_or_default(), Duration::from_millis(60))
+            check |time| no_longer_than(&time.unwrap_or_default(), Duration::from_secs(1))
                 .because("events would be late by this time");
 
         rule listeners_are_distinct;

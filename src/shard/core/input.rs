@@ -45,11 +45,8 @@ impl ShardCore {
             // The socket was a candidate. The session goes on polling.
             return self.abandon_candidate(slot);
         }
-        let stage = hot.stage;
-        if let Some(Connection { cold, .. }) = self.connections.get(slot) {
-            cold.is_peer_closed = true;
-        }
-        match stage {
+        hot.flags.set(Flags::PEER_CLOSED);
+        match hot.stage {
             Stage::Open => self.tell(slot, Input::Lost, now),
             Stage::Lingering => self.remove(slot),
             Stage::Flushing | Stage::Vacant => {}

@@ -219,7 +219,7 @@ impl ShardCore {
     /// Begins a turn. Connections that wait to read on from the hub, and subscribe requests that wait, get their share.
     pub fn begin_turn(&mut self, now: Now) {
         self.now = now;
-        self.fanout.begin_turn(now, &mut self.connections);
+        self.fanout.begin_turn(now);
         self.journal.report(now);
         self.fanout.read_head(now);
         self.connections
@@ -246,8 +246,8 @@ impl ShardCore {
     }
 
     /// When the next turn has to begin for subscribe requests that wait because of their cost, for the hub to be current, for
-    /// values that wait because of a rate, for connections that have used up their bytes, or for events that wait for others, in
-    /// monotonic milliseconds; `None`: there are none.
+    /// values that wait because of a rate, or for connections that have used up their bytes, in monotonic milliseconds; `None`:
+    /// there are none.
     #[must_use]
     pub fn next_turn_ms(&self) -> Option<u64> {
         let times = [
@@ -255,7 +255,6 @@ impl ShardCore {
             self.joins.next_ms(),
             self.fanout.next_period_end_ms(),
             self.bandwidth.next_ms(),
-            self.fanout.company_ends_ms(),
         ];
         times.into_iter().flatten().min()
     }

@@ -24,9 +24,9 @@ impl ShardCore {
     /// The next connection with something to write. Each is returned once until it becomes dirty again.
     pub fn next_dirty(&mut self) -> Option<ConnectionId> {
         while let Some(slot) = self.fanout.outgoing_mut().pop_dirty() {
-            let hot = self.connections.hot_mut(slot);
-            if hot.flags.has(Flags::DIRTY) && !hot.flags.has(Flags::POLLING) {
-                hot.flags.clear(Flags::DIRTY);
+            let flags = &mut self.connections.hot_mut(slot).flags;
+            if flags.has(Flags::DIRTY) && !flags.has(Flags::POLLING) {
+                flags.clear(Flags::DIRTY);
                 return Some(self.connections.id(slot));
             }
         }
@@ -37,11 +37,6 @@ impl ShardCore {
     #[must_use]
     pub fn has_dirty(&self) -> bool {
         self.fanout.outgoing().has_dirty()
-    }
-
-    /// Sets how long an event may wait for others that share its send, in milliseconds. 0, as at the start: it does not.
-    pub fn set_company_wait(&mut self, wait_ms: u32) {
-        self.fanout.outgoing_mut().set_company_wait(wait_ms);
     }
 
     /// How many connections [`ShardCore::next_dirty`] may find at most.

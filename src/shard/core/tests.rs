@@ -5,7 +5,6 @@ mod broker;
 mod catch_up;
 mod challenge;
 mod closing;
-mod company;
 mod compression;
 mod cursor;
 mod delivery;

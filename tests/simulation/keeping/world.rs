@@ -275,9 +275,6 @@ impl World {
     fn pass(&mut self) -> Result<(), String> {
         let shard = self.rng.random_range(0..usize::from(SHARDS));
         let core = &mut self.store.cores[shard];
-        if self.rng.random_bool(0.05) {
-            core.set_company_wait(self.rng.random_range(0..20));
-        }
         if self.rng.random_bool(0.7) {
             core.begin_turn(self.now);
         }

@@ -153,7 +153,6 @@ impl Connections {
             input_bytes: 0,
             assembly_index: 0,
             deadline_ms: 0,
-            is_peer_closed: false,
         });
         self.traffic[slot] = Traffic::default();
         self.count += 1;

@@ -151,9 +151,8 @@ impl ShardCore {
 
     /// Everything that was queued is written.
     pub(in crate::shard::core) fn finish_flush(&mut self, slot: u32) {
-        let is_peer_closed = self.connections.cold(slot).is_some_and(|cold| cold.is_peer_closed);
         let hot = self.connections.hot_mut(slot);
-        if is_peer_closed || hot.flags.has(Flags::POLLING) {
+        if hot.flags.has(Flags::PEER_CLOSED | Flags::POLLING) {
             return self.remove(slot);
         }
         hot.stage = Stage::Lingering;

@@ -5,10 +5,9 @@
 //!
 //! Per file: `outgoing` (what all outboxes share), `overflow` (an event that does not fit), `runs` (events that are delivered
 //! together), `frames` (the bytes of an event, made once per shard), `freshness` (silent channels), `head` (up to which version
-//! the inbox has been popped), `paced` (subscriptions with a rate), `replies` (everything that is not an event), `company` (events
-//! that wait so that others share their send), `tenants` (what is counted for each tenant).
+//! the inbox has been popped), `paced` (subscriptions with a rate), `replies` (everything that is not an event), `tenants` (what
+//! is counted for each tenant).
 
-mod company;
 mod frames;
 mod freshness;
 mod head;
@@ -60,8 +59,6 @@ pub(super) struct Fanout {
     next_nodes: Vec<NodeId>,
     // When the first measured event of this turn was published; 0: there is none.
     measured_us: u32,
-    // Until when it may wait for others, in monotonic milliseconds.
-    measured_until_ms: u64,
     paced: Paced,
     // Events of the run, by index, that these groups get at once.
     at_once: Vec<(usize, Groups)>,
@@ -96,24 +93,11 @@ impl Fanout {
             nodes: Vec::new(),
             next_nodes: Vec::new(),
             measured_us: 0,
-            measured_until_ms: 0,
             paced: Paced::default(),
             at_once: Vec::new(),
             now,
             metrics,
         }
-    }
-
-    /// Begins a turn: connections are flushed that have waited long enough.
-    pub(super) fn begin_turn(&mut self, now: Now, connections: &mut Connections) {
-        self.now = now;
-        self.outgoing.end_company_waits(now, connections);
-        self.table.forget_unused(now.mono_ms);
-    }
-
-    /// When the next connection is flushed whose events wait for others, in monotonic milliseconds; `None`: there is none.
-    pub(super) fn company_ends_ms(&self) -> Option<u64> {
-        self.outgoing.company().next_ms()
     }
 
     /// The shard's end of the hub.
@@ -218,18 +202,14 @@ impl Fanout {
         if self.measured_us == 0 {
             let mut published = self.run.iter().map(|popped| popped.event.published_us());
             self.measured_us = published.find(|us| *us != 0).unwrap_or(0);
-            self.measured_until_ms = self.outgoing.company().end_ms();
         }
         delivery.count += self.run.len();
         self.run.clear();
     }
 
     /// When the first measured event was published that was delivered since the last call, by
-    /// [`monotonic_us`](crate::time::monotonic_us). `None`: there is none, or it waits for a connection.
+    /// [`monotonic_us`](crate::time::monotonic_us).
     pub(super) fn take_measured_us(&mut self) -> Option<u32> {
-        if self.now.mono_ms < self.measured_until_ms {
-            return None;
-        }
         Some(std::mem::take(&mut self.measured_us)).filter(|us| *us != 0)
     }
 

@@ -7,16 +7,14 @@ use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::rc::Rc;
 
-use super::company::Company;
 use crate::metrics::ShardMetrics;
 use crate::shard::connection::{Flags, Hot};
-use crate::shard::core::connections::{Connections, Endpoint};
+use crate::shard::core::connections::Endpoint;
 use crate::shard::frame::{self, Frame};
 use crate::shard::mailbox::ConnectionId;
 use crate::shard::numbers::Numbers;
 use crate::shard::outbox::Bounds;
 use crate::shard::pool::Pool;
-use crate::time::Now;
 
 /// The shared state of the outboxes; see the module's docs.
 #[derive(Default)]
@@ -28,7 +26,6 @@ pub(in crate::shard::core) struct Outgoing {
     dirty: VecDeque<u32>,
     // Connections to flush that are polled.
     polls: VecDeque<u32>,
-    company: Company,
     // Connections to be ended as slow consumers.
     too_slow: Vec<ConnectionId>,
     event_frames: u64,
@@ -78,9 +75,8 @@ impl Outgoing {
         self.pool.capacity()
     }
 
-    /// Lists a connection to be flushed, unless it is listed already or its socket is blocked. Its events wait no longer.
+    /// Lists a connection to be flushed, unless it is listed already or its socket is blocked.
     pub(in crate::shard::core) fn mark_dirty(&mut self, slot: u32, hot: &mut Hot) {
-        hot.flags.clear(Flags::WAITING);
         if !hot.flags.has(Flags::DIRTY | Flags::BLOCKED) {
             hot.flags.set(Flags::DIRTY);
             if hot.flags.has(Flags::POLLING) {
@@ -94,28 +90,6 @@ impl Outgoing {
     /// The slot that has been listed for the longest time. It may not be dirty any more.
     pub(in crate::shard::core) fn pop_dirty(&mut self) -> Option<u32> {
         self.dirty.pop_front()
-    }
-
-    /// The connections whose events wait for others.
-    pub(super) const fn company(&self) -> &Company {
-        &self.company
-    }
-
-    /// Sets how long an event may wait for others, in milliseconds.
-    pub(in crate::shard::core) fn set_company_wait(&mut self, wait_ms: u32) {
-        self.company.set_wait(wait_ms);
-    }
-
-    /// Comes to a time: lists the connections to be flushed whose events have waited long enough.
-    pub(super) fn end_company_waits(&mut self, now: Now, connections: &mut Connections) {
-        let mut company = std::mem::take(&mut self.company);
-        company.come_to(now.mono_ms, |slot| {
-            let hot = connections.hot_mut(slot);
-            if hot.flags.has(Flags::WAITING) {
-                self.mark_dirty(slot, hot);
-            }
-        });
-        self.company = company;
     }
 
     /// How many connections are listed.
@@ -193,9 +167,7 @@ impl Outgoing {
         let is_half_full =
             hot.outbox.event_frames() > bounds.event_frames / 2 || hot.outbox.event_bytes() > endpoint.pressed_bytes;
         self.is_pressed |= is_half_full && !hot.flags.has(Flags::BLOCKED);
-        if is_half_full || !self.company.awaits(slot, hot) {
-            self.mark_dirty(slot, hot);
-        }
+        self.mark_dirty(slot, hot);
         true
     }
 

@@ -15,6 +15,7 @@ use crate::shard::frame::FramedEvent;
 use crate::shard::pace::{Group, Groups, Pace};
 use crate::shard::paced::{Due, Step};
 use crate::shard::table::{NodeId, Table};
+use crate::time::Now;
 use tickgate_protocol::channel::{Channel, Pattern};
 
 /// The bounds of a read of merged records. They are read as one event, so it is one event of any length.
@@ -32,6 +33,12 @@ enum Update {
 }
 
 impl Fanout {
+    /// The time of the turn.
+    pub(in crate::shard::core) fn begin_turn(&mut self, now: Now) {
+        self.now = now;
+        self.table.forget_unused(now.mono_ms);
+    }
+
     /// When the next period ends, in monotonic milliseconds.
     pub(in crate::shard::core) fn next_period_end_ms(&self) -> Option<u64> {
         self.paced.next_end_ms()
@@ -191,8 +198,6 @@ impl Fanout {
             update,
             connections,
             |recipient, slot| {
-                // Values with a rate have waited already, and share a flush anyway.
-                self.outgoing.mark_dirty(slot, recipient.hot);
                 let target = Target {
                     outgoing: &mut self.outgoing,
                     inbox: &self.inbox,

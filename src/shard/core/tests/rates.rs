@@ -437,19 +437,3 @@ fn the_deletion_of_a_channel_comes_at_the_end_of_the_period_and_only_once() {
     rig.event("market.x.price", "3");
     assert_eq!(rig.values(id), ["3"], "the channel was quiet for a period");
 }
-
-#[test]
-fn values_with_a_rate_do_not_wait_for_company() {
-    let mut rig = Rig::new();
-    let id = rig.connect();
-    rig.at(0.0);
-    rig.subscribe_at(id, "market.*.price", "1");
-    rig.core.set_company_wait(20);
-    rig.at(1.0);
-    rig.event(PRICE, "1");
-    assert_eq!(rig.values(id), ["1"], "at once");
-    rig.event(PRICE, "2");
-    assert_eq!(rig.values(id), [""; 0]);
-    rig.at(2.0);
-    assert_eq!(rig.values(id), ["2"], "at the end of its period");
-}
