@@ -276,13 +276,10 @@ async fn an_idempotent_command_is_repeated_until_it_succeeds() {
     assert_eq!(server.requests(), 3);
 }
 
-#[tokio::test]
-async fn the_signature_verifies_over_time_and_body() {
-    let secret = b"a shared secret of thirty-two bytes";
-    let server = Server::start(|_, _| reply("{\"success\":true}")).await;
-    let mut harness = Harness::with_route(server.signed_route(Some(Secret::new(*secret))));
-    harness.ask("a.b").await;
-    let received = server.received.lock()[0].clone();
+const SECRET: &[u8; 35] = b"a shared secret of thirty-two bytes";
+
+/// Verifies the signature of a request as docs/backends.md says.
+fn verify(received: &Received) {
     let header = received.header(http::SIGNATURE_HEADER).expect("signed");
     let (time, signature) = header
         .strip_prefix("t=")
@@ -292,9 +289,37 @@ async fn the_signature_verifies_over_time_and_body() {
     let signature: Vec<u8> = (0..signature.len() / 2)
         .map(|at| u8::from_str_radix(&signature[2 * at..2 * at + 2], 16).expect("hex"))
         .collect();
-    let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
+    let key = hmac::Key::new(hmac::HMAC_SHA256, SECRET);
     let signed = [time.as_bytes(), b".", &received.body].concat();
     hmac::verify(&key, &signed, &signature).expect("the documented signature");
+}
+
+#[tokio::test]
+async fn the_signature_verifies_over_time_and_body() {
+    let server = Server::start(|_, _| reply("{\"success\":true}")).await;
+    let mut harness = Harness::with_route(server.signed_route(Some(Secret::new(*SECRET))));
+    harness.ask("a.b").await;
+    verify(&server.received.lock()[0]);
+}
+
+#[tokio::test]
+async fn a_backend_gets_the_key_of_a_command_scoped_by_its_user_and_signed() {
+    let server = Server::start(|_, _| reply("{\"success\":true}")).await;
+    let mut harness = Harness::with_route(server.signed_route(Some(Secret::new(*SECRET))));
+    for user in ["u42", "u43"] {
+        harness.send_keyed(1, user, "a.b", "{}", "order-7");
+        harness.answers.recv().await.expect("an answer");
+    }
+    let received = server.received.lock();
+    let keys: Vec<serde_json::Value> = received
+        .iter()
+        .map(|received| {
+            verify(received);
+            let body: serde_json::Value = serde_json::from_slice(&received.body).expect("JSON");
+            body["key"].clone()
+        })
+        .collect();
+    assert_eq!(keys, ["u42 order-7", "u43 order-7"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
