@@ -6,6 +6,7 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { WebSocketServer } from 'ws';
 import { atEnd, directory, freePorts, gateway, root, start, token, until } from './harness.mjs';
 
 const [native, socketIo] = [...readFileSync(join(root, 'docs', 'clients.md'), 'utf8').matchAll(/```python\n(.*?)```/gs)].map(([, program]) => program);
@@ -52,6 +53,34 @@ test('the Python program for websockets recovers what it missed, over a restart 
   await until('it is back', async () => (await third.admin('GET', '/api/websocket/clients')).body.clients.length === 1);
   await publish(third, 'grid.a.order', 21);
   await has('event grid.a.order filled 21');
+});
+
+test('the Python program for websockets drops what was published just before it subscribed', async (t) => {
+  const server = new WebSocketServer({ host: '127.0.0.1', port: 0 });
+  atEnd(t, () => { server.clients.forEach((client) => client.terminate()); server.close(); });
+  await once(server, 'listening');
+  const requests = [];
+  server.on('connection', (socket) => socket.on('message', (text) => {
+    requests.push(JSON.parse(text));
+    const send = (message) => socket.send(JSON.stringify({ timestamp: 1703836800000, ...message }));
+    const event = (offset, more) => send({ type: 'event', channel: 'grid.a.order', event: 'filled', data: offset, offset, ...more });
+    const cursor = '9f86d081884c7d65-0bf5bcba-3';
+    if (requests.length > 1) {
+      send({ type: 'subscribed', cursor, data: { channels: ['grid.*'], active_subscriptions: 1, recovered: true } });
+      for (const offset of [4, 5, 6]) event(offset);
+      return;
+    }
+    // The cursor is a little older than the subscription, and the connection breaks before there is a newer one.
+    const positions = { 'grid.a.order': { epoch: '9f86d081884c7d65', offset: 5 } };
+    send({ type: 'subscribed', cursor, data: { channels: ['grid.*'], active_subscriptions: 1, positions } });
+    event(5, { snapshot: true });
+    socket.close(1012);
+  }));
+  const env = { TICKGATE_URL: `ws://127.0.0.1:${server.address().port}/ws`, TICKGATE_TOKEN: 'any' };
+  const { has, out } = python(t, native, 'websockets', env);
+  await has('event grid.a.order filled 6');
+  assert.deepEqual(out().match(/^event .*$/gm), ['event grid.a.order filled 5', 'event grid.a.order filled 6']);
+  assert.equal(requests[1].cursor, '9f86d081884c7d65-0bf5bcba-3');
 });
 
 test('the Python program for python-socketio subscribes again and reloads', async (t) => {
