@@ -16,7 +16,7 @@ use tickgate_protocol::channel::Channel;
 use tickgate_protocol::dialect::{Dialect, encode_event};
 use tickgate_protocol::event::Encoding;
 use tickgate_protocol::json::{ESCAPED_KEYS_MAX, Scratch};
-use tickgate_protocol::message::SubscribeOutcome;
+use tickgate_protocol::message::{Beyond, SubscribeOutcome};
 use tickgate_protocol::wire::Message;
 
 const MESSAGES: [(&str, &str); 7] = [
@@ -181,6 +181,7 @@ fn session(c: &mut Criterion) {
         delivered: 0,
         dropped: 0,
         cursor: None,
+        beyond: Beyond::default(),
     };
     let new = || Session::new(7, Ok(Some(admin.clone())), NOW, &settings);
     let mut scratch = Scratch::default();

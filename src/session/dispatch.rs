@@ -56,6 +56,7 @@ impl Session {
                     close_in_ms,
                     reconnect_after_ms,
                     cursor: self.cursor(context),
+                    beyond: context.beyond,
                 };
                 out.reply(&reply, context);
             }

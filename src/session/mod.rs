@@ -55,7 +55,7 @@ use tickgate_protocol::disconnect::Disconnect;
 use tickgate_protocol::event::Epoch;
 use tickgate_protocol::json::BookError;
 use tickgate_protocol::message::{
-    CommandKey, Cursor, ErrorCode, HistoryRange, Position, RequestId, RequestRef, Resume, SubscribeOutcome,
+    Beyond, CommandKey, Cursor, ErrorCode, HistoryRange, Position, RequestId, RequestRef, Resume, SubscribeOutcome,
 };
 use tickgate_protocol::rate::Rate;
 use tickgate_protocol::trace_context::TraceParent;
@@ -424,6 +424,8 @@ pub struct Context<'a> {
     /// Up to when the client had everything if it reads everything that is queued; `None`: that is unknown now. Its holder
     /// is not set.
     pub cursor: Option<Cursor>,
+    /// What the client had beyond the cursor.
+    pub beyond: Beyond<'a>,
 }
 
 /// The settings that all sessions of one endpoint share.

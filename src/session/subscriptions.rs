@@ -375,6 +375,7 @@ impl Session {
             max_rate: self.told_rate(patterns, *max_rate, context.settings),
             ignored,
             cursor: self.cursor(context),
+            beyond: context.beyond,
         };
         out.reply(&reply, context);
     }

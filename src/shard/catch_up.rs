@@ -140,6 +140,8 @@ pub(super) struct CatchUp {
     read_in_turn: u32,
     // The client returned with a cursor: the bytes that were read since it was told how far it is.
     untold_bytes: Option<usize>,
+    // Where the inbox ended when the last page was read.
+    read_at: u64,
     // A Socket.IO client returned: what it has beyond its offset, of stripes.
     newest: Vec<(u8, u64)>,
 }
@@ -445,6 +447,7 @@ impl CatchUp {
     /// waits for the end of a period, so the channel stays until then. Returns whether the channel has to be
     /// [settled](CatchUp::settle) later.
     pub(super) fn finish(&mut self, channel: &Channel, at: u64, position: u64, is_awaited: bool) -> bool {
+        self.read_at = self.read_at.max(at);
         if at <= position && !is_awaited {
             self.channels.remove(channel);
             return false;

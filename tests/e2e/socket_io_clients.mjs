@@ -72,12 +72,17 @@ export async function cutter(t, address) {
   return Object.assign(proxy, { url: `http://127.0.0.1:${server.address().port}` });
 }
 
-/** A client that subscribes when its session is new, as an application does, and what it got. */
+/**
+ * A client that subscribes when its session is new, as an application does, and what it got. `caughtUp` has the sessions, counted
+ * from 1, of which a break must make nothing come twice: the first one, and those that were told so.
+ */
 export async function subscriber(t, io, url, options, patterns) {
   const client = connect(t, io, url, { reconnectionDelay: 30, reconnectionDelayMax: 60, ...options });
-  Object.assign(client, { numbers: new Map(), recovered: [], args: [] });
+  Object.assign(client, { numbers: new Map(), recovered: [], args: [], arrivals: [], caughtUp: new Set([1]) });
+  client.socket.on('cursor', () => client.caughtUp.add(client.recovered.length));
   client.socket.on('filled', (message, ...more) => {
     client.args.push(more);
+    client.arrivals.push({ event: `${message.channel} ${message.data}`, session: client.recovered.length });
     const numbers = client.numbers.get(message.channel) ?? [];
     client.numbers.set(message.channel, [...numbers, message.data]);
   });

@@ -15,7 +15,9 @@ use tickgate_protocol::dialect::{Dialect, encode_event};
 use tickgate_protocol::disconnect::Disconnect;
 use tickgate_protocol::event::Epoch;
 use tickgate_protocol::json::Scratch;
-use tickgate_protocol::message::{Cursor, ErrorCode, Position, RequestId, RequestRef, Resume, SubscribeOutcome};
+use tickgate_protocol::message::{
+    Beyond, Cursor, ErrorCode, Position, RequestId, RequestRef, Resume, SubscribeOutcome,
+};
 use tickgate_protocol::rate::Rate;
 
 /// When every test begins: 2023-12-29T08:00:00Z, some time after the start of the machine.
@@ -182,6 +184,7 @@ impl Drive {
             delivered: self.delivered,
             dropped: self.dropped,
             cursor: self.cursor,
+            beyond: Beyond::default(),
         };
         self.outputs.clear();
         self.session

@@ -16,13 +16,22 @@ impl CatchUp {
     /// The version up to which the client has every event of the channels with history here, apart from last values
     /// ([`CatchUp::owes_values`]); `None`: nothing is missing.
     pub(in crate::shard) fn has_up_to(&self) -> Option<u64> {
+        self.bounds().min()
+    }
+
+    /// Whether events of channels with history are still to be read, or a subscribe request is under way.
+    pub(in crate::shard) fn misses_events(&self) -> bool {
+        self.is_subscribing() || self.bounds().next().is_some()
+    }
+
+    fn bounds(&self) -> impl Iterator<Item = u64> {
         let swept = self.left_over.as_ref().map(LeftOver::batches);
         let batches = swept.into_iter().flatten().chain(&self.batches);
         let batches = batches.filter_map(Batch::has_up_to);
         let lasts = (!self.unscheduled.is_empty()).then_some(self.began_at);
         let kept = self.left_over.as_ref().and_then(LeftOver::has_up_to);
         let unscheduled = self.unscheduled_missed.next().map(before);
-        batches.chain(lasts).chain(kept).chain(unscheduled).min()
+        batches.chain(lasts).chain(kept).chain(unscheduled)
     }
 
     /// Whether the client is still to get the last value of a channel with history.
@@ -40,6 +49,11 @@ impl CatchUp {
         }
     }
 
+    /// What a Socket.IO client had beyond its offset when it came back: stripes, and the versions of their newest events.
+    pub(in crate::shard) fn had(&self) -> &[(u8, u64)] {
+        &self.newest
+    }
+
     /// Up to when a Socket.IO client has everything with an event of a replay, which was taken out with `due`.
     pub(in crate::shard) fn offset(&self, epoch: Epoch, due: &Due, version: u64) -> Offset {
         // Nothing of other channels is missing before this version, and nothing older is queued behind the page.
@@ -51,8 +65,11 @@ impl CatchUp {
         offset
     }
 
-    /// A page of this many bytes was queued. Returns whether the client is to be told now how far it is.
-    pub(in crate::shard) fn reports(&mut self, bytes: usize) -> bool {
+    /// A page of this many bytes was queued, with the inbox at `position`, or the inbox has come there. Returns whether the
+    /// client is to be told now how far it is.
+    pub(in crate::shard) fn reports(&mut self, bytes: usize, position: u64) -> bool {
+        // What was read is delivered when the inbox has come to where it ended then.
+        let is_behind = self.bounds().next().is_some() || self.read_at > position;
         let Some(untold_bytes) = &mut self.untold_bytes else {
             return false;
         };
@@ -61,7 +78,6 @@ impl CatchUp {
         if is_long_ago {
             *untold_bytes = 0;
         }
-        let is_behind = self.has_up_to().is_some();
         if !is_behind {
             self.untold_bytes = None;
         }

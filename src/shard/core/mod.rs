@@ -222,8 +222,7 @@ impl ShardCore {
         self.fanout.begin_turn(now);
         self.journal.report(now);
         self.fanout.read_head(now);
-        self.connections
-            .note_head(self.fanout.inbox().epoch(), self.fanout.head());
+        self.note_head();
         self.end_waits(now);
         self.recovery.begin_turn(&mut self.connections, &mut self.fanout);
         self.end_too_slow();
@@ -276,7 +275,8 @@ impl ShardCore {
         let mut delivery = self.fanout.begin(&self.connections, limit);
         self.fanout.end_periods(&mut delivery, &mut self.connections);
         while let Some(index) = self.fanout.take_run(&delivery, &self.connections) {
-            self.recovery.settle(index, &mut self.connections, &mut self.fanout);
+            self.recovery
+                .settle(index, self.now, &mut self.connections, &mut self.fanout);
             if self.traces.has_channels() {
                 self.trace_run();
             }
@@ -285,11 +285,18 @@ impl ShardCore {
             self.end_too_slow();
         }
         let count = self.fanout.finish(delivery);
-        self.connections
-            .note_head(self.fanout.inbox().epoch(), self.fanout.head());
+        self.note_head();
         let position = self.fanout.inbox().position();
-        self.recovery.settle(position, &mut self.connections, &mut self.fanout);
+        self.recovery
+            .settle(position, self.now, &mut self.connections, &mut self.fanout);
         count
+    }
+
+    // Connections tell it in what is not an event.
+    fn note_head(&mut self) {
+        let fanout = &self.fanout;
+        self.connections
+            .note_head(fanout.inbox().epoch(), fanout.head(), *fanout.delivered());
     }
 
     /// When the first measured event was published of those that were delivered since the last call, by

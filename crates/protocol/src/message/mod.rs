@@ -22,7 +22,7 @@ pub(crate) use cursor::ResumeFields;
 pub use cursor::{Cursor, Resume};
 pub(crate) use fields::{FieldError, Fields, shorten};
 pub use key::{CommandKey, KEY_BYTES_MAX};
-pub use offset::Offset;
+pub use offset::{Beyond, Offset};
 pub use publish::PublishItem;
 pub use recover::{Position, Reached, Recover};
 pub(crate) use reply::OVERLOADED;

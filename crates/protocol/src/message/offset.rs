@@ -26,6 +26,17 @@ pub struct Offset {
     pub newest: Vec<(u8, u64)>,
 }
 
+/// What was sent beyond a cursor, of stripes of the hub.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Beyond<'a> {
+    /// By stripe: the version of the newest event that was delivered.
+    pub delivered: &'a [u64],
+    /// Of what was delivered, the connection may lack what is newer than this version.
+    pub up_to: u64,
+    /// What the client had already when it came back: stripes, and the versions of their newest events.
+    pub had: &'a [(u8, u64)],
+}
+
 impl Offset {
     /// The offset of an event.
     #[must_use]
@@ -35,6 +46,21 @@ impl Offset {
             version,
             owes_values: false,
             newest,
+        }
+    }
+
+    /// The offset of a message that is not an event: everything up to a cursor, and what was sent beyond it.
+    #[must_use]
+    pub fn beyond(cursor: Cursor, beyond: &Beyond<'_>) -> Self {
+        let mut newest: Vec<(u8, u64)> = (0..).zip(beyond.delivered.iter().copied()).collect();
+        for (stripe, version) in &mut newest {
+            let had = beyond.had.iter().filter(|(of, _)| of == stripe);
+            *version = had.map(|(_, had)| *had).fold((*version).min(beyond.up_to), u64::max);
+        }
+        newest.retain(|(_, version)| *version > cursor.version);
+        Self {
+            owes_values: cursor.owes_values,
+            ..Self::new(cursor.epoch, cursor.version, newest)
         }
     }
 
@@ -61,15 +87,6 @@ impl Offset {
             owes_values,
             newest: newest?,
         })
-    }
-}
-
-impl From<Cursor> for Offset {
-    fn from(cursor: Cursor) -> Self {
-        Self {
-            owes_values: cursor.owes_values,
-            ..Self::new(cursor.epoch, cursor.version, Vec::new())
-        }
     }
 }
 
@@ -119,13 +136,35 @@ mod tests {
             assert!(offset.is_of(epoch) && !offset.is_of(Epoch(7)));
             assert_eq!(Offset::parse(text), Some(offset));
         }
+    }
+
+    #[test]
+    fn a_message_tells_what_was_sent_beyond_its_cursor() {
         let cursor = Cursor {
-            epoch,
+            epoch: Epoch(7),
             holder: 7,
             version: 42,
             owes_values: true,
         };
-        assert_eq!(Offset::from(cursor), owing);
+        let told = |beyond: &Beyond<'_>| Offset::beyond(cursor, beyond).to_string();
+        assert_eq!(told(&Beyond::default()), "00000007-2av");
+        let beyond = Beyond {
+            delivered: &[41, 42, 43, 45],
+            up_to: u64::MAX,
+            had: &[],
+        };
+        assert_eq!(told(&beyond), "00000007-2av-2.2b-3.2d");
+        // What comes behind a missing event does not count, unless the client had it.
+        assert_eq!(told(&Beyond { up_to: 42, ..beyond }), "00000007-2av");
+        let had = &[(0, 46), (3, 44)];
+        assert_eq!(
+            told(&Beyond {
+                up_to: 43,
+                had,
+                ..beyond
+            }),
+            "00000007-2av-0.2e-2.2b-3.2c"
+        );
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Cursor, ErrorCode, Position, RequestId, RequestRef};
+use super::{Beyond, Cursor, ErrorCode, Position, RequestId, RequestRef};
 use crate::channel::{Channel, Pattern};
 use crate::event::Epoch;
 use crate::rate::Rate;
@@ -58,6 +58,8 @@ pub enum Reply<'a> {
         ignored: &'a [Channel],
         /// Up to when the client had everything.
         cursor: Option<Cursor>,
+        /// What it had beyond that.
+        beyond: Beyond<'a>,
     },
     /// The subscriptions to the patterns have ended.
     Unsubscribed {
@@ -126,6 +128,8 @@ pub enum Reply<'a> {
     Progress {
         /// Up to when the client had everything.
         cursor: Cursor,
+        /// What it had beyond that.
+        beyond: Beyond<'a>,
     },
     /// The answer to a heartbeat of the client.
     Pong {
@@ -183,6 +187,8 @@ pub enum Reply<'a> {
         reconnect_after_ms: u64,
         /// Up to when the client had everything.
         cursor: Option<Cursor>,
+        /// What it had beyond that.
+        beyond: Beyond<'a>,
     },
 }
 

@@ -16,7 +16,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::Arrival;
-use crate::hub::Inbox;
+use crate::hub::{Inbox, STRIPES};
 use crate::metrics::ShardMetrics;
 use crate::session::{Context, Session};
 use crate::shard::Settings;
@@ -28,7 +28,7 @@ use crate::shard::slots::Slots;
 use crate::shard::timers::Timers;
 use crate::time::Now;
 use tickgate_protocol::event::Epoch;
-use tickgate_protocol::message::Cursor;
+use tickgate_protocol::message::{Beyond, Cursor};
 use tickgate_protocol::rate::Rate;
 use tickgate_protocol::wire::{Decoder, Deflate};
 
@@ -61,9 +61,10 @@ pub(super) struct Connections {
     closing_bytes: u32,
     // When the shard last went on after a pause; 0: never.
     resumed_ms: u64,
-    // The store, and the version up to which the shard has delivered everything.
+    // The store, the version up to which the shard has delivered everything, and by stripe the newest that it delivered.
     epoch: Epoch,
     head: u64,
+    delivered: [u64; STRIPES],
     metrics: Arc<ShardMetrics>,
 }
 
@@ -76,6 +77,7 @@ pub(super) struct Connection<'c> {
     resumed_ms: u64,
     epoch: Epoch,
     head: u64,
+    delivered: &'c [u64; STRIPES],
 }
 
 /// A connection that gets an event. The cold record is looked up only when it is needed, since a delivery must not touch
@@ -107,6 +109,7 @@ impl Connections {
             resumed_ms: 0,
             epoch,
             head: 0,
+            delivered: [0; STRIPES],
             metrics,
         }
     }
@@ -262,6 +265,7 @@ impl Connections {
             resumed_ms: self.resumed_ms,
             epoch: self.epoch,
             head: self.head,
+            delivered: &self.delivered,
         })
     }
 
@@ -335,9 +339,9 @@ impl Connections {
         hot.stage == Stage::Open && !endpoint.waits_for_readers() && hot.outbox.has_too_many_replies(&endpoint.bounds)
     }
 
-    /// Notes the version up to which the shard has delivered everything.
-    pub(super) const fn note_head(&mut self, epoch: Epoch, head: u64) {
-        (self.epoch, self.head) = (epoch, head);
+    /// Notes the version up to which the shard has delivered everything, and by stripe the newest that it delivered.
+    pub(super) const fn note_head(&mut self, epoch: Epoch, head: u64, delivered: [u64; STRIPES]) {
+        (self.epoch, self.head, self.delivered) = (epoch, head, delivered);
     }
 
     /// Notes that an automatic subscription was skipped on the connection's endpoint; returns whether it was the first.
@@ -405,31 +409,39 @@ impl<'c> Connection<'c> {
     /// What the session may see while it handles an input.
     pub(super) fn context(&self, now: Now) -> Context<'c> {
         let endpoint = self.endpoint;
+        let (cursor, beyond) = self.reached();
         Context {
             now,
             resumed_ms: self.resumed_ms,
             settings: &endpoint.settings,
             delivered: self.hot.delivered,
             dropped: self.hot.dropped.into(),
-            cursor: self.cursor(),
+            cursor: (!self.hot.flags.has(Flags::GAP)).then_some(cursor),
+            beyond,
         }
     }
 
-    // Up to when everything was sent or is queued, or its loss was reported. `None`: a loss is still to be reported.
-    fn cursor(&self) -> Option<Cursor> {
+    // Up to when everything was sent or is queued, or its loss was reported.
+    fn reached(&self) -> (Cursor, Beyond<'c>) {
         let mut cursor = Cursor {
             epoch: self.epoch,
             holder: 0,
             version: self.head,
             owes_values: false,
         };
+        let mut beyond = Beyond {
+            delivered: self.delivered,
+            up_to: u64::MAX,
+            had: &[],
+        };
         if self.hot.flags.has(Flags::CATCH_UP)
             && let Some(catch_up) = self.cold.extra.as_ref().and_then(|extra| extra.catch_up.as_ref())
         {
-            cursor.version = catch_up.has_up_to().map_or(self.head, |up_to| up_to.min(self.head));
+            beyond.up_to = catch_up.has_up_to().unwrap_or(u64::MAX);
+            cursor.version = cursor.version.min(beyond.up_to);
             cursor.owes_values = catch_up.owes_values();
         }
-        (!self.hot.flags.has(Flags::GAP)).then_some(cursor)
+        (cursor, beyond)
     }
 
     /// Whether the session takes input.

@@ -1,8 +1,13 @@
 //! Up to which version a shard has popped everything: what the cursors of its connections are made of.
 //!
-//! Invariant: no event with a version up to `reached` is in the inbox, or comes into it later. The hub's head says so of
+//! Invariants: no event with a version up to `reached` is in the inbox, or comes into it later. The hub's head says so of
 //! what is in the inbox and what was popped ([`Inbox::head`]). So it is reached when the inbox has been popped up to where
 //! it ended after the head was read.
+//!
+//! The same holds of a stripe and its version in `newest`, since the events of a stripe are in the inbox in the order of their
+//! versions. Such a version was popped, or read from the hub while the inbox ended at an index up to which it has been popped.
+
+use std::collections::VecDeque;
 
 use crate::hub::{Inbox, Popped, STRIPES};
 use crate::time::Now;
@@ -16,8 +21,19 @@ pub(super) struct Head {
     // A head of the hub, and the inbox index at which it is reached.
     next: Option<(u64, u64)>,
     read_ms: Option<u64>,
-    // The newest version of each stripe that was popped, as far as offsets were asked for.
-    newest: [u64; STRIPES],
+    /// The newest version of each stripe that was popped or read, as far as offsets were asked for.
+    pub(super) newest: [u64; STRIPES],
+    // In the order of `at`.
+    pages: VecDeque<Page>,
+}
+
+/// Events that were read from the hub.
+#[derive(Debug)]
+struct Page {
+    // Where the inbox ended then.
+    at: u64,
+    stripe: u8,
+    version: u64,
 }
 
 impl Head {
@@ -33,13 +49,19 @@ impl Head {
         self.pass(inbox.position());
     }
 
-    /// What the shard has delivered with this event, which was just popped. Within a stripe, events are popped in the order of
-    /// their versions.
+    /// What the shard has delivered with this event, which was just popped.
     pub(super) fn offset(&mut self, epoch: Epoch, popped: &Popped) -> Offset {
-        let newest = &mut self.newest[usize::from(popped.stripe) % STRIPES];
-        *newest = popped.event.version.max(*newest);
+        self.raise(popped.stripe, popped.event.version);
         let newest = (0..).zip(self.newest).filter(|(_, version)| *version > self.reached);
         Offset::new(epoch, self.reached, newest.collect())
+    }
+
+    /// Events of a stripe up to a version were read from the hub, while the inbox ended at `at`.
+    pub(super) fn note_page(&mut self, stripe: u8, version: u64, at: u64, inbox: &Inbox) {
+        if version > self.reached {
+            self.pages.push_back(Page { at, stripe, version });
+            self.pass(inbox.position());
+        }
     }
 
     /// The inbox is at `position`.
@@ -47,5 +69,15 @@ impl Head {
         if let Some((head, _)) = self.next.take_if(|(_, end)| *end <= position) {
             self.reached = self.reached.max(head);
         }
+        while self.pages.front().is_some_and(|page| page.at <= position)
+            && let Some(page) = self.pages.pop_front()
+        {
+            self.raise(page.stripe, page.version);
+        }
+    }
+
+    fn raise(&mut self, stripe: u8, version: u64) {
+        let newest = &mut self.newest[usize::from(stripe) % STRIPES];
+        *newest = version.max(*newest);
     }
 }

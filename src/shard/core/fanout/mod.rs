@@ -23,7 +23,7 @@ use std::sync::Arc;
 use super::connections::{Connections, Recipient};
 use crate::auth;
 use crate::event::Event;
-use crate::hub::{Inbox, Popped};
+use crate::hub::{Inbox, Popped, STRIPES, stripe_of};
 use crate::metrics::ShardMetrics;
 use crate::shard::catch_up::Progress;
 use crate::shard::connection::{Cold, Flags, Hot};
@@ -149,6 +149,16 @@ impl Fanout {
         self.head.reached
     }
 
+    /// By stripe of the hub: the newest version that was delivered, as far as offsets are asked for.
+    pub(super) const fn delivered(&self) -> &[u64; STRIPES] {
+        &self.head.newest
+    }
+
+    /// A page of a channel was read from the hub, with events up to `version`, while the inbox ended at `at`.
+    pub(super) fn note_page(&mut self, channel: &Channel, version: u64, at: u64) {
+        self.head.note_page(stripe_of(channel), version, at, &self.inbox);
+    }
+
     /// Reads the hub's head, at most once in a millisecond.
     pub(super) fn read_head(&mut self, now: Now) {
         self.head.read(&self.inbox, now);
@@ -176,11 +186,12 @@ impl Fanout {
         if !may_go_on {
             return None;
         }
-        self.fill_run(
-            delivery.limit - delivery.count,
-            &delivery.bounds,
-            connections.endpoints(),
-        )
+        let left = delivery.limit - delivery.count;
+        let index = self.fill_run(left, &delivery.bounds, connections.endpoints())?;
+        if delivery.tells_offsets {
+            self.head.pass(index);
+        }
+        Some(index)
     }
 
     /// The run that was taken.
@@ -370,7 +381,6 @@ fn queue_to(
         metrics,
         position,
     } = target;
-    // Of a connection that is behind, an offset would claim too much.
     let tells = endpoint.recovers && !hot.flags.has(Flags::CATCH_UP | Flags::GAP);
     if !hot.flags.has(Flags::CATCH_UP) {
         let whole = if tells {
@@ -402,7 +412,7 @@ fn queue_to(
             continue;
         }
         deliveries += 1;
-        let tells = !hot.flags.has(Flags::CATCH_UP | Flags::GAP);
+        let tells = endpoint.recovers && has_everything(hot, cold[slot].as_mut());
         let frame = frames.get_told(tells, format, endpoint, inbox);
         if queue_event(outgoing, slot, hot, cold, frame, endpoint, metrics) == Queued::TooSlow {
             outgoing.note_too_slow(hot.id(inbox.shard(), slot));
@@ -410,6 +420,13 @@ fn queue_to(
         }
     }
     deliveries
+}
+
+// Whether a connection has everything that comes before the next event. Otherwise the offset of that event would claim too
+// much. Values of channels without history do not count, since they are sent at each return.
+fn has_everything(hot: &Hot, cold: Option<&mut Cold>) -> bool {
+    let is_behind = |cold: &mut Cold| cold.catch_up().is_some_and(|catch_up| catch_up.misses_events());
+    !hot.flags.has(Flags::GAP) && (!hot.flags.has(Flags::CATCH_UP) || !cold.is_some_and(is_behind))
 }
 
 // Whether an event must not be queued, since the connection reads its channel from the hub. `position`: the event is a value

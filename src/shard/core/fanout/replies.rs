@@ -8,7 +8,7 @@ use crate::shard::connection::Flags;
 use crate::shard::core::connections::Connection;
 use crate::shard::frame::Frame;
 use crate::time::Now;
-use tickgate_protocol::message::Reply;
+use tickgate_protocol::message::{Beyond, Reply};
 
 impl Fanout {
     /// Queues a reply or control message; returns whether the bounds allow it. `is_last`: it is queued in any case, since
@@ -59,16 +59,24 @@ impl Fanout {
         }
     }
 
-    /// Queues the `cursor` message of a connection that catches up behind a page that was read, if there is room. The
-    /// connection is being written, so it is not listed.
+    /// Queues the `cursor` message of a connection that catches up behind what it was sent, if there is room. The connection
+    /// is not listed: as a rule, it is being written.
     pub(in crate::shard::core) fn tell_cursor(&mut self, connection: Connection<'_>, now: Now) {
         let context = connection.context(now);
-        let Some(cursor) = connection.cold.session.cursor(&context) else {
+        let Connection {
+            hot, cold, endpoint, ..
+        } = connection;
+        let Some(cursor) = cold.session.cursor(&context) else {
             return;
         };
-        let Connection { hot, endpoint, .. } = connection;
         let mut bytes = Vec::new();
-        let reply = Reply::Progress { cursor };
+        let beyond = Beyond {
+            // With the page that was just read.
+            delivered: &self.head.newest,
+            had: cold.catch_up().map_or(&[][..], |catch_up| catch_up.had()),
+            ..context.beyond
+        };
+        let reply = Reply::Progress { cursor, beyond };
         if let Some(range) = endpoint.settings.dialect.encode_reply(&reply, now.unix_ms, &mut bytes) {
             let frame = Frame::reply(endpoint.reply(&bytes[range], &self.inbox, &self.metrics));
             self.outgoing.push_reply(hot, frame, endpoint);

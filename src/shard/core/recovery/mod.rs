@@ -135,8 +135,14 @@ impl Recovery {
     }
 
     /// The inbox is at `position`: the channels that were read up to there get their live events again.
-    pub(super) fn settle(&mut self, position: u64, connections: &mut Connections, fanout: &mut Fanout) {
+    pub(super) fn settle(&mut self, position: u64, now: Now, connections: &mut Connections, fanout: &mut Fanout) {
         while let Some(slot) = self.reading.settle_next(position, connections, fanout) {
+            if (connections.catch_up(slot)).is_some_and(|catch_up| catch_up.reports(0, position))
+                && let Some(connection) = connections.get(slot)
+            {
+                fanout.tell_cursor(connection, now);
+                fanout.outgoing_mut().mark_dirty(slot, connections.hot_mut(slot));
+            }
             self.catch_ups.shrink(slot, connections, fanout);
         }
     }

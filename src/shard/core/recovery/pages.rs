@@ -206,7 +206,8 @@ impl Reading {
         if let Some(connection) = connections.get(slot) {
             fanout.outgoing_mut().push_page(connection.hot, &mut self.page, last);
             // In front of the next page, so that the client has it before the rest of the replay is read.
-            if (connection.cold.catch_up()).is_some_and(|catch_up| catch_up.reports(bytes)) {
+            let position = fanout.inbox().position();
+            if (connection.cold.catch_up()).is_some_and(|catch_up| catch_up.reports(bytes, position)) {
                 fanout.tell_cursor(connection, now);
             }
         }
@@ -298,6 +299,11 @@ impl Reading {
             bytes += frame.len() as usize;
             self.steps += event_steps(frame.len() as usize);
             self.page.push(frame);
+        }
+        if endpoint.recovers
+            && let Some(last) = page.events.last()
+        {
+            fanout.note_page(&due.channel, last.version, page.at);
         }
         self.metrics.caught_up.bump(page.events.len() as u64);
         if page.more {

@@ -158,6 +158,7 @@ impl<S: Style> Writer<'_, S> {
                 ignored,
                 cursor,
                 max_rate,
+                ..
             } => {
                 self.begin("subscribed", request_ref);
                 self.cursor(cursor);
@@ -221,7 +222,7 @@ impl<S: Style> Writer<'_, S> {
                 self.begin_unrequested("ping");
                 self.cursor(cursor);
             }
-            Reply::Progress { cursor } => {
+            Reply::Progress { cursor, .. } => {
                 self.begin_unrequested("cursor");
                 self.cursor(Some(cursor));
             }
@@ -274,6 +275,7 @@ impl<S: Style> Writer<'_, S> {
                 close_in_ms,
                 reconnect_after_ms,
                 cursor,
+                ..
             } => {
                 self.begin_unrequested("going_away");
                 self.cursor(cursor);

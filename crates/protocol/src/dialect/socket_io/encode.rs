@@ -14,7 +14,7 @@ use crate::dialect::typed::{Timestamps, public_name, push_message, push_user, wr
 use crate::disconnect::Disconnect;
 use crate::event::EventView;
 use crate::json::{push_string, push_u64};
-use crate::message::{Cursor, ErrorCode, OVERLOADED, Offset, Reply, RequestId};
+use crate::message::{Beyond, Cursor, ErrorCode, OVERLOADED, Offset, Reply, RequestId};
 use crate::wire::encode::{self, HEADER_BYTES_MAX, Kind};
 
 impl Style for Settings {
@@ -81,9 +81,9 @@ pub(in crate::dialect) fn encode_reply(
     push(out, "\",");
     write_argument(reply, now_unix_ms, settings, out);
     if settings.recovery_window_ms.is_some()
-        && let Some(cursor) = cursor(reply)
+        && let Some((cursor, beyond)) = reached(reply)
     {
-        push(out, &format!(",\"{}\"", Offset::from(cursor)));
+        push(out, &format!(",\"{}\"", Offset::beyond(cursor, &beyond)));
     }
     push(out, "]");
     Some(encode::finish(out, frame, Kind::Text))
@@ -128,11 +128,13 @@ const fn event_name(reply: &Reply<'_>) -> Option<&'static str> {
     })
 }
 
-/// The cursor that a reply carries.
-const fn cursor(reply: &Reply<'_>) -> Option<Cursor> {
-    match reply {
-        Reply::Subscribed { cursor, .. } | Reply::GoingAway { cursor, .. } => *cursor,
-        Reply::Progress { cursor } => Some(*cursor),
+/// Up to when the client had everything, as far as a reply says it.
+fn reached<'a>(reply: &Reply<'a>) -> Option<(Cursor, Beyond<'a>)> {
+    match *reply {
+        Reply::Subscribed { cursor, beyond, .. } | Reply::GoingAway { cursor, beyond, .. } => {
+            cursor.map(|cursor| (cursor, beyond))
+        }
+        Reply::Progress { cursor, beyond } => Some((cursor, beyond)),
         _ => None,
     }
 }

@@ -9,7 +9,7 @@ use crate::dialect::sample::Sample;
 use crate::dialect::{Dialect, encode_event};
 use crate::event::Encoding;
 use crate::json::Scratch;
-use crate::message::{ClientMessage, ErrorCode, Malformed, Reply};
+use crate::message::{Beyond, ClientMessage, ErrorCode, Malformed, Reply};
 
 // 2025-11-24T10:30:00.999Z
 const TIME_MS: u64 = 1_763_980_200_999;
@@ -161,6 +161,7 @@ fn events_never_have_the_name_of_a_reply() {
             max_rate: None,
             ignored: &[],
             cursor: None,
+            beyond: Beyond::default(),
         },
         Reply::Unsubscribed {
             request_ref: &request_ref,
@@ -218,6 +219,7 @@ fn events_never_have_the_name_of_a_reply() {
             close_in_ms: 1,
             reconnect_after_ms: 1,
             cursor: None,
+            beyond: Beyond::default(),
         },
     ] {
         let range = dialect().encode_reply(&reply, TIME_MS, &mut scratch).unwrap();
