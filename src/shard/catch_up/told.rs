@@ -54,15 +54,19 @@ impl CatchUp {
         &self.newest
     }
 
-    /// Up to when a Socket.IO client has everything with an event of a replay, which was taken out with `due`.
-    pub(in crate::shard) fn offset(&self, epoch: Epoch, due: &Due, version: u64) -> Offset {
+    /// Up to when a Socket.IO client has everything with an event of a replay, which was taken out with `due`. `None`: what
+    /// the shard had delivered when the event got its position is unknown.
+    pub(in crate::shard) fn offset(&self, epoch: Epoch, due: &Due, version: u64) -> Option<Offset> {
+        if due.progress.head == 0 {
+            return None;
+        }
         // Nothing of other channels is missing before this version, and nothing older is queued behind the page.
         let others = self.has_up_to().unwrap_or(u64::MAX).min(due.progress.head);
         let version = version.min(others);
         let newest = self.newest.iter().filter(|(_, newest)| *newest > version);
         let mut offset = Offset::new(epoch, version, newest.copied().collect());
         offset.owes_values = self.owes_values();
-        offset
+        Some(offset)
     }
 
     /// A page of this many bytes was queued, with the inbox at `position`, or the inbox has come there. Returns whether the

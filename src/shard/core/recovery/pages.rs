@@ -291,7 +291,7 @@ impl Reading {
                 let epoch = fanout.inbox().epoch();
                 Frames::missed(
                     event,
-                    catch_up.map(|catch_up| catch_up.offset(epoch, &due, event.version)),
+                    catch_up.and_then(|catch_up| catch_up.offset(epoch, &due, event.version)),
                 )
             };
             let frame = frames.get_told(true, format, endpoint, fanout.inbox()).clone();

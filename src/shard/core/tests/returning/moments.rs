@@ -130,3 +130,38 @@ fn the_answer_to_a_subscribe_does_not_claim_less_than_the_event_before_it() {
     assert_eq!(client.numbers["grid.a.order"], [0]);
     assert!(!client.went_back);
 }
+
+#[test]
+fn events_that_are_read_later_do_not_send_their_client_back_to_the_beginning() {
+    let mut rig = Rig::new();
+    let limits = Limits {
+        bytes_per_second: 10_000,
+        ..Limits::default()
+    };
+    let settings = Arc::new(session::Settings {
+        limits,
+        ..(*settings(Mode::Off)).clone()
+    });
+    let (id, mut client) = rig.subscriber(&settings, &["grid.*"]);
+    for number in 0..60u64 {
+        rig.event("grid.a.order", &number.to_string());
+        // Long, so that the limit is used up.
+        rig.event("grid.a.order", &format!("\"{}\"", "x".repeat(2_000)));
+    }
+    let count = |client: &Client| client.numbers.get("grid.a.order").map_or(0, Vec::len);
+    while count(&client) < 20 {
+        rig.receive(id, &mut client);
+    }
+    assert!(count(&client) < 60, "the rest is read later");
+    assert!(!client.went_back);
+    rig.core.on_socket_error(id, rig.now);
+    client.bytes.clear();
+    client.note_uncovered();
+    let id = rig.comes_back(&settings, &mut client);
+    for _ in 0..400 {
+        rig.receive(id, &mut client);
+    }
+    assert_eq!(client.recovered, [false, true]);
+    assert!(client.numbers["grid.a.order"].iter().copied().eq(0..60));
+    assert!(client.doubles <= 2, "{} events", client.doubles);
+}
