@@ -16,13 +16,21 @@ fn array<'a>(script: &'a str, name: &str) -> Vec<&'a str> {
     values.max_by_key(Vec::len).unwrap_or_default()
 }
 
-/// The words between backticks in the tables below a heading.
-fn listed<'a>(page: &'a str, heading: &str) -> Vec<&'a str> {
+/// The words between backticks in the first column of each table below a heading, sorted.
+fn listed<'a>(page: &'a str, heading: &str) -> Vec<Vec<&'a str>> {
     let below = page.split(heading).nth(1).expect("the heading");
     let below = below.split("\n## ").next().unwrap_or_default();
-    let rows = below.lines().filter(|line| line.starts_with('|'));
-    let cells = rows.filter_map(|row| row.split('|').nth(1));
-    cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect()
+    let lines: Vec<_> = below.lines().collect();
+    let is_row = |line: &&str| line.starts_with('|');
+    let blocks = lines.chunk_by(|one, next| is_row(one) == is_row(next));
+    let tables = blocks.filter(|block| block.first().is_some_and(is_row));
+    let words = |table: &[&'a str]| {
+        let cells = table.iter().filter_map(|row| row.split('|').nth(1));
+        let mut words: Vec<_> = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
+        words.sort_unstable();
+        words
+    };
+    tables.map(words).collect()
 }
 
 #[test]
@@ -37,11 +45,10 @@ fn every_part_of_the_night_is_documented() {
         );
     }
     let page = read("docs/checks.md");
-    let mut listed = listed(&page, "\n## The night");
     parts.sort_unstable();
-    listed.sort_unstable();
     assert_eq!(
-        parts, listed,
+        [parts].as_slice(),
+        listed(&page, "\n## The night"),
         "the parts of tests/nightly.sh, and those of docs/checks.md"
     );
 }
@@ -61,15 +68,35 @@ fn code(target: &str) -> String {
 fn every_fuzz_target_is_run_and_documented_and_says_whether_it_builds_the_gateway() {
     let manifest: toml::Table = read("fuzz/Cargo.toml").parse().expect("TOML");
     let (script, page) = (read("fuzz/run.sh"), read("docs/checks.md"));
-    let (run, listed) = (array(&script, "targets"), listed(&page, "\n## Fuzzing"));
+    let mut run = array(&script, "targets");
+    run.sort_unstable();
     let targets = manifest["bin"].as_array().expect("targets");
-    assert_eq!(targets.len(), run.len(), "fuzz/run.sh runs {run:?}");
+    let name = |target: &toml::Value| target["name"].as_str().expect("a name").to_owned();
+    let mut names: Vec<_> = targets.iter().map(name).collect();
+    names.sort_unstable();
+    assert_eq!(names, run, "the targets of fuzz/Cargo.toml, and those of fuzz/run.sh");
+    let tables = listed(&page, "\n## Fuzzing");
+    let [described, measured] = &tables[..] else {
+        panic!("two tables in docs/checks.md, found {tables:?}");
+    };
+    assert_eq!(&names, described, "the targets, and what docs/checks.md says of them");
+    // A target without figures is named below the table.
+    let newer = page.split("are newer than these runs").next().unwrap_or_default();
+    let newer = newer.rsplit('\n').next().unwrap_or_default();
+    for name in names.iter().filter(|name| *name != "canary") {
+        let is_told = measured.contains(&name.as_str()) || newer.contains(&format!("`{name}`"));
+        assert!(is_told, "docs/checks.md has no figures of {name}");
+    }
+    for name in measured {
+        assert!(
+            run.contains(name),
+            "docs/checks.md has figures of {name}, which is no target"
+        );
+    }
     for target in targets {
-        let name = target["name"].as_str().expect("a name");
-        assert!(run.contains(&name), "fuzz/run.sh does not run {name}");
-        assert!(listed.contains(&name), "docs/checks.md does not name {name}");
+        let name = name(target);
         assert_eq!(
-            code(name).contains("tickgate::"),
+            code(&name).contains("tickgate::"),
             target.get("required-features").is_some(),
             "{name}: a target that uses the gateway needs `required-features` in fuzz/Cargo.toml, and no other one does"
         );
