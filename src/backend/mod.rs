@@ -6,5 +6,6 @@ pub mod commands;
 pub mod feeds;
 pub mod ingest;
 pub mod jwks;
+mod lines;
 mod report;
 pub mod spans;

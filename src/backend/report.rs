@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
+use super::lines::Lines;
 use crate::broker::Broker;
 use crate::event::{NewEvent, PublishOptions};
 use crate::time::unix_ms;
@@ -21,20 +22,23 @@ const PENDING_MAX: usize = 256;
 #[derive(Clone)]
 pub(super) struct Reports {
     queue: mpsc::Sender<NewEvent>,
+    lines: Arc<Lines>,
 }
 
 impl Reports {
     /// Starts the publishing task. It ends when the reports have been dropped and the queue is empty.
     pub(super) fn start(broker: Arc<dyn Broker>) -> Self {
         let (queue, mut events) = mpsc::channel(PENDING_MAX);
+        let lines = Arc::new(Lines::new());
+        let lines_of_task = Arc::clone(&lines);
         tokio::spawn(async move {
             while let Some(event) = events.recv().await {
                 if let Some(Err(refusal)) = broker.publish(vec![event]).await.first() {
-                    tracing::warn!(%refusal, "a change of state could not be published on system.log");
+                    log_lost(&lines_of_task, &refusal.to_string());
                 }
             }
         });
-        Self { queue }
+        Self { queue, lines }
     }
 
     /// Publishes an event on the `system.log` of a tenant. `level` is its name.
@@ -50,7 +54,17 @@ impl Reports {
             options: PublishOptions::default(),
         };
         if self.queue.try_send(event).is_err() {
-            tracing::warn!("a change of state could not be published on system.log");
+            log_lost(&self.lines, "too many wait for the broker");
         }
+    }
+}
+
+fn log_lost(lines: &Lines, reason: &str) {
+    if let Some(left_out) = lines.take() {
+        tracing::warn!(
+            reason,
+            left_out,
+            "a change of state could not be published on system.log"
+        );
     }
 }

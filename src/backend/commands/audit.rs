@@ -1,7 +1,7 @@
 //! The audit trail of routes with `audit = true`: user, time, address and outcome of every command.
 //!
 //! Invariant: the log line (tracing target [`TARGET`]) is written before the client has its answer, even if the event on
-//! `system.log` cannot be published. Such an event is counted and logged.
+//! `system.log` cannot be published. Such an event is counted, and logged within a bound.
 //!
 //! With an [`AuditRoom`] the trail is complete: a command is carried out only after there is room for its line. The line of
 //! a command that was refused may be written later.
@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use self::trail::Trail;
 use super::Request;
+use crate::backend::lines::Lines;
 use crate::broker::Broker;
 use crate::event::{NewEvent, PublishOptions};
 use crate::metrics::Counter;
@@ -62,10 +63,38 @@ struct ErrorObject {
 /// Writes log lines and queues events. One task publishes the events in order.
 pub(super) struct Audit {
     queue: mpsc::Sender<NewEvent>,
-    lost: Arc<Counter>,
+    events_lost: Arc<Losses>,
     trail: Option<Trail>,
-    lines_lost: Counter,
+    lines_lost: Losses,
     runtime: tokio::runtime::Handle,
+}
+
+/// What was lost, counted and logged.
+struct Losses {
+    count: Counter,
+    // The broker fails, or the log is not read, for all commands of that time.
+    lines: Lines,
+}
+
+impl Losses {
+    fn new() -> Self {
+        Self {
+            count: Counter::default(),
+            lines: Lines::new(),
+        }
+    }
+
+    /// Counts one. If it is to be logged, the value is how many were not since the last one.
+    fn add(&self) -> Option<u64> {
+        self.count.add(1);
+        self.lines.take()
+    }
+}
+
+fn event_lost(losses: &Losses, reason: &str) {
+    if let Some(left_out) = losses.add() {
+        tracing::warn!(reason, left_out, "an audit event could not be published");
+    }
 }
 
 /// What the trail has lost, and what waits for it.
@@ -84,29 +113,28 @@ impl Audit {
     /// complete.
     pub(super) fn start(broker: Arc<dyn Broker>, runtime: &tokio::runtime::Handle, room: Option<AuditRoom>) -> Self {
         let (queue, mut events) = mpsc::channel(PENDING_MAX);
-        let lost = Arc::<Counter>::default();
-        let lost_events = Arc::clone(&lost);
+        let events_lost = Arc::new(Losses::new());
+        let losses = Arc::clone(&events_lost);
         runtime.spawn(async move {
             while let Some(event) = events.recv().await {
-                if broker.publish(vec![event]).await.iter().any(Result::is_err) {
-                    lost_events.add(1);
-                    tracing::warn!("an audit event could not be published");
+                if let Some(Err(refusal)) = broker.publish(vec![event]).await.first() {
+                    event_lost(&losses, &refusal.to_string());
                 }
             }
         });
         Self {
             queue,
-            lost,
+            events_lost,
             trail: room.map(Trail::new),
-            lines_lost: Counter::default(),
+            lines_lost: Losses::new(),
             runtime: runtime.clone(),
         }
     }
 
     pub(super) fn read(&self) -> AuditSample {
         AuditSample {
-            events_lost: self.lost.get(),
-            lines_lost: self.lines_lost.get(),
+            events_lost: self.events_lost.count.get(),
+            lines_lost: self.lines_lost.count.get(),
             waiting: self.trail.as_ref().map_or(0, |trail| trail.waiting() as u64),
         }
     }
@@ -159,11 +187,7 @@ impl Audit {
             options: PublishOptions::default(),
         };
         if self.queue.try_send(event).is_err() {
-            self.lost.add(1);
-            tracing::warn!(
-                action = request.action.as_str(),
-                "an audit event could not be published"
-            );
+            event_lost(&self.events_lost, "too many wait for the broker");
         }
     }
 
@@ -185,12 +209,14 @@ impl Audit {
             return write_line(request, address, outcome, code, duration_ms);
         }
         let Some(room) = trail.wait() else {
-            self.lines_lost.add(1);
-            tracing::warn!(
-                action = request.action.as_str(),
-                outcome,
-                "a refused command left no audit line: the log is not read"
-            );
+            if let Some(left_out) = self.lines_lost.add() {
+                tracing::warn!(
+                    action = request.action.as_str(),
+                    outcome,
+                    left_out,
+                    "a refused command left no audit line: the log is not read"
+                );
+            }
             return;
         };
         let params = Bytes::copy_from_slice(shown(&request.params));
@@ -255,4 +281,22 @@ fn message(request: &Request, address: Option<IpAddr>, outcome: &str, code: Opti
         text.push_str(&format!(" ({code})"));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::session::limits::LineLimit;
+
+    #[tokio::test(start_paused = true)]
+    async fn losses_are_all_counted_and_few_of_them_logged() {
+        let losses = Losses::new();
+        let logged = (0..100).filter(|_| losses.add().is_some()).count();
+        assert_eq!(logged, LineLimit::LINES_PER_SECOND as usize);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(losses.add(), Some(80));
+        assert_eq!(losses.count.get(), 101);
+    }
 }

@@ -8,8 +8,8 @@ use tokio::time::Instant;
 use super::breaker::{AttemptPermit, Breaker, CircuitState};
 use super::metrics::BackendSample;
 use super::{Failure, Handler, HandlerResult, Request};
+use crate::backend::lines::Lines;
 use crate::metrics::{Counter, Gauge, TracedHistogram};
-use crate::session::limits::LineLimit;
 use crate::time::Now;
 use tickgate_protocol::channel::Tenant;
 use tickgate_protocol::trace_context::TraceParent;
@@ -26,8 +26,8 @@ pub(super) struct Backend {
     failures: Counter,
     refused: Counter,
     duration: TracedHistogram,
-    // Those about failures.
-    lines: Mutex<LineLimit>,
+    /// The lines of the log about failures.
+    pub(super) failure_lines: Lines,
 }
 
 impl Backend {
@@ -42,7 +42,7 @@ impl Backend {
             failures: Counter::default(),
             refused: Counter::default(),
             duration: TracedHistogram::default(),
-            lines: Mutex::new(LineLimit::new(0)),
+            failure_lines: Lines::new(),
         }
     }
 
@@ -63,12 +63,6 @@ impl Backend {
         attempt.healthy = !result.as_ref().is_err_and(Failure::is_backend_fault);
         attempt.failed = result.is_err();
         Ok(result)
-    }
-
-    /// Asks for a line of the log about a failure. The value is how many were left out since the last one. `None`: there are
-    /// too many.
-    pub(super) fn failure_line(&self) -> Option<u64> {
-        self.lines.lock().take(self.now().mono_ms)
     }
 
     pub(super) fn read(&self) -> BackendSample {
@@ -141,21 +135,5 @@ impl Drop for Attempt<'_> {
             }
             _ => {}
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_storm_of_failures_is_counted_instead_of_logged() {
-        let backend = Backend::new(Tenant::default(), "b".into());
-        let lines = (0..100).filter(|_| backend.failure_line().is_some()).count();
-        assert_eq!(lines, LineLimit::LINES_PER_SECOND as usize);
-        tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!(backend.failure_line(), Some(80));
     }
 }

@@ -117,7 +117,16 @@ impl Pending {
         let (outcome, _permit) = self.carry_out(&shared, route, deadline).await;
         if let (Some(claim), Some(version)) = (&claim, version) {
             let (_, record) = self.verdict(outcome.clone());
-            claim.end(version, record.as_ref(), shared.now_unix_ms()).await;
+            let told = claim.end(version, record.as_ref(), shared.now_unix_ms()).await;
+            if let Err(reason) = told
+                && let Some(left_out) = shared.untold_lines.take()
+            {
+                tracing::warn!(
+                    reason,
+                    left_out,
+                    "the outcome of a command with a key is known to this gateway only; others take it for unknown"
+                );
+            }
         }
         self.answer(outcome);
     }
@@ -154,7 +163,7 @@ impl Pending {
                 Ok(outcome) => outcome,
                 Err(_) => {
                     let ms = route.timeout.as_millis();
-                    if let Some(left_out) = route.backend.failure_line() {
+                    if let Some(left_out) = route.backend.failure_lines.take() {
                         tracing::warn!(
                             backend = route.backend.name(),
                             action = self.request.action.as_str(),

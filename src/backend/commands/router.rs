@@ -23,6 +23,7 @@ use super::{
     BackendReply, CommandSource, Failure, Handler, Request, Responder, RouteSettings, Settings, Target, reply,
 };
 use crate::auth::Identity;
+use crate::backend::lines::Lines;
 use crate::backend::spans::{Kind, Span, Tracer};
 use crate::broker::Broker;
 use crate::broker::nats::Nats;
@@ -60,6 +61,8 @@ pub(super) struct Shared {
     pub(super) answered: Answered,
     pub(super) keys: Mutex<Keys<Pending>>,
     pub(super) metrics: CommandMetrics,
+    /// The lines of the log about outcomes that other gateways do not learn.
+    pub(super) untold_lines: Lines,
     pub(super) phase: watch::Sender<Phase>,
     reply_bytes_max: AtomicUsize,
     // The origin of the keys' time. It is tokio's, so that tests can pause it.
@@ -143,6 +146,7 @@ impl Router {
             answered: Answered::default(),
             keys: Mutex::new(Keys::new(settings.keys)),
             metrics: CommandMetrics::default(),
+            untold_lines: Lines::new(),
             phase: watch::Sender::new(Phase::Open),
             reply_bytes_max: AtomicUsize::new(settings.reply_bytes_max),
             started: Instant::now(),
@@ -437,7 +441,7 @@ impl Route {
             };
             span.fail(failure.to_string());
             drop(span);
-            if let Some(left_out) = self.backend.failure_line() {
+            if let Some(left_out) = self.backend.failure_lines.take() {
                 tracing::warn!(
                     backend = self.backend.name(),
                     action = request.action.as_str(),

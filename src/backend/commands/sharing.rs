@@ -176,17 +176,17 @@ impl<'a> SharedKey<'a> {
     }
 
     /// Tells the other gateways how the command ended; `None`: it was surely not sent, and its key is free.
-    pub(super) async fn end(&self, version: u64, record: Option<&Record>, now_ms: u64) {
+    ///
+    /// # Errors
+    ///
+    /// Why they do not know it.
+    pub(super) async fn end(&self, version: u64, record: Option<&Record>, now_ms: u64) -> Result<(), String> {
         let text = record.map(|record| self.done(&Outcome::of(record), now_ms));
-        let reason = match self.claims.replace(&self.name, version, text).await {
-            Ok(Some(_)) => return,
-            Ok(None) => "another gateway has taken this one for lost".to_owned(),
-            Err(refusal) => refusal.to_string(),
-        };
-        tracing::warn!(
-            reason,
-            "the outcome of a command with a key is known to this gateway only; others take it for unknown"
-        );
+        match self.claims.replace(&self.name, version, text).await {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => Err("another gateway has taken this one for lost".to_owned()),
+            Err(refusal) => Err(refusal.to_string()),
+        }
     }
 
     fn running(&self, now_ms: u64) -> Bytes {

@@ -21,6 +21,7 @@ use super::metrics::{SourceMetrics, SourceState};
 use super::nats::{self, StreamReader};
 use super::redis::{self, GroupReader};
 use super::{Batch, End, Message, NatsFrom, Origin, RedisFrom, Settings, SourceSettings, Sources};
+use crate::backend::lines::Lines;
 use crate::backend::report::Reports;
 use crate::broker::{Broker, Duties, Fence};
 use crate::event::{NewEvent, Refusal};
@@ -107,6 +108,7 @@ struct Source {
     node: Box<str>,
     again: bool,
     bad_logged: Option<Instant>,
+    lost_lines: Lines,
     // Why the source fails, as the log told last.
     told: Option<String>,
 }
@@ -169,12 +171,15 @@ impl Source {
         if batch.lost > 0 {
             counters.lost.add(batch.lost);
             let (channel, from) = (&*self.metrics.channel, &*self.metrics.origin);
-            tracing::warn!(
-                channel,
-                from,
-                messages = batch.lost,
-                "messages of a source were lost before they could be read"
-            );
+            if let Some(left_out) = self.lost_lines.take() {
+                tracing::warn!(
+                    channel,
+                    from,
+                    messages = batch.lost,
+                    left_out,
+                    "messages of a source were lost before they could be read"
+                );
+            }
         }
         let newest_ms = batch.messages.last().map(|message| message.timestamp_ms);
         let mut events = Vec::with_capacity(batch.messages.len());
@@ -388,6 +393,7 @@ impl Runner {
             node: self.node.clone(),
             again: false,
             bad_logged: None,
+            lost_lines: Lines::new(),
             told: None,
         };
         let task = tasks.spawn(source.run(self.duties.clone()));

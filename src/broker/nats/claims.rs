@@ -72,10 +72,7 @@ impl Nats {
             Ok(Ack { error: None, seq, .. }) => Ok(Some(seq)),
             Ok(Ack { error: Some(error), .. }) if error.err_code == WRONG_LAST_SEQUENCE => Ok(None),
             Ok(Ack { error: Some(error), .. }) => {
-                tracing::warn!(
-                    reason = error.description,
-                    "the broker does not store the key of a command"
-                );
+                self.shared.log_refused(&error.description);
                 Err(Refusal::Rejected)
             }
             Err(_) => Err(Refusal::Unknown),

@@ -69,7 +69,13 @@ impl Redis {
             Ok((1, version)) => number(&version).map(Changed::Now).ok_or(Refusal::Unknown),
             Ok((_, stored)) if stored.is_empty() => Ok(Changed::Other(None)),
             Ok((_, stored)) => Ok(Changed::Other(Some(held(&stored).ok_or(Refusal::Rejected)?))),
-            Err(error) => Err(error.refusal_of("the key of a command")),
+            Err(error) => {
+                let refusal = error.refusal();
+                if refusal == Refusal::Rejected {
+                    self.shared.log_refused(&error.to_string());
+                }
+                Err(refusal)
+            }
         }
     }
 }

@@ -134,7 +134,12 @@ impl Replica {
     /// Drops an event of a gateway that did not have the duties any more when it arrived.
     fn drop_late(&self, channel: &Channel, source: Source) {
         self.metrics.fenced.add(1);
-        tracing::info!(%channel, "an event of a feed, a source or a report came after the duties of its gateway had ended");
+        if self.late_logged.lock().is_due(Instant::now()) {
+            tracing::info!(
+                %channel,
+                "an event of a feed, a source or a report came after the duties of its gateway had ended (said once a minute)"
+            );
+        }
         if source.gateway == self.gateway {
             self.pending
                 .finish(source.number, Err(Refusal::Rejected), Instant::now());
@@ -148,10 +153,10 @@ impl Replica {
         }
     }
 
-    /// The broker has refused an event or a merged value.
+    /// The broker has refused an event, a merged value or the claim of a key.
     pub(in crate::broker) fn log_refused(&self, reason: &str) {
         if self.refused_logged.lock().is_due(Instant::now()) {
-            tracing::warn!(reason, "the broker refuses events (said once a minute)");
+            tracing::warn!(reason, "the broker refuses to store something (said once a minute)");
         }
     }
 }
