@@ -22,7 +22,7 @@ use crate::hub::snapshot::SnapshotSample;
 use crate::ingress::http::response::{self, HttpResponse};
 use crate::metrics::{
     AcceptMetrics, AcceptSample, Counter, ENDINGS, Format, Gauge, IngressSample, LATENCY, Labels, Metric, Page,
-    REFUSALS, Readable as _, ShardSample, TracedSample, metrics,
+    REFUSALS, Readable as _, ReloadSample, ShardSample, TracedSample, metrics,
 };
 use tickgate_protocol::channel::Tenant;
 
@@ -292,6 +292,7 @@ impl Admin {
             log_lines_dropped: self.log_lines_dropped.get(),
         };
         page.add(Gateway::METRICS, &gateway);
+        page.add(ReloadSample::METRICS, &self.reloads.read());
         page.add_each(ShardSample::METRICS, &numbered("shard", &now.shards));
         page.add(ENDINGS, &now.total);
         page.add(LATENCY, &now.total);

@@ -67,7 +67,7 @@ use crate::hub::Hub;
 use crate::hub::snapshot::SnapshotMetrics;
 use crate::ingress::http::{BodyRoom, Closed, Gate, Health, Listener, Places};
 use crate::log_level::LevelControl;
-use crate::metrics::{Counter, IngressMetrics, TracedHistogram};
+use crate::metrics::{Counter, IngressMetrics, ReloadMetrics, TracedHistogram};
 use crate::session::{self, limits::LineLimit};
 use crate::shard::mailbox::ShardHandle;
 use crate::time::Clock;
@@ -102,6 +102,8 @@ pub struct Settings {
     pub event_bytes: u32,
     /// Log lines that were dropped, for `/metrics`. The writer of the log counts them.
     pub log_lines_dropped: Arc<Counter>,
+    /// Reloads of the configuration, for `/metrics`. Whoever reads the configuration counts them.
+    pub reloads: Arc<ReloadMetrics>,
     /// Changes the level of the log; `None` if the process has no log of its own.
     pub log_control: Option<Arc<dyn LevelControl>>,
 }
@@ -177,6 +179,7 @@ pub struct Admin {
     // By the number of the tenant.
     event_bytes: Vec<AtomicUsize>,
     log_lines_dropped: Arc<Counter>,
+    reloads: Arc<ReloadMetrics>,
     log_control: Option<Arc<dyn LevelControl>>,
     log_reversion: log::Reversion,
     gateways: Gateways,
@@ -248,6 +251,7 @@ impl Admin {
                 settings.max_connections_without_key_per_ip,
             ),
             log_lines_dropped: settings.log_lines_dropped,
+            reloads: settings.reloads,
             log_control: settings.log_control,
             log_reversion: log::Reversion::default(),
             gateways: Gateways::default(),

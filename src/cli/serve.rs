@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tickgate::config::{Config, RunKeys};
 use tickgate::gateway::{self, Gateway, Handover};
+use tickgate::metrics::ReloadMetrics;
 
 use super::reload::Reloader;
 use super::restart::Successor;
@@ -18,7 +19,7 @@ pub(super) fn serve(file: Option<&Path>) -> Result<(), Failure> {
     let gateway = start(ready.settings())?;
     announce(&ready.config, &gateway, ready.run_keys.as_ref());
     let operator = Operator {
-        reloader: Reloader::new(file, &ready.config, ready.descriptors_max, ready.log.level.clone()),
+        reloader: Reloader::new(file, &ready),
         successor: Successor::new(file, ready.run_keys.is_some()),
     };
     let handle = gateway.handle();
@@ -33,8 +34,9 @@ pub(super) struct Ready {
     pub(super) config: Config,
     /// The keys that were made for this run, if none is configured.
     pub(super) run_keys: Option<RunKeys>,
-    log: logging::Started,
-    descriptors_max: u64,
+    pub(super) log: logging::Started,
+    pub(super) descriptors_max: u64,
+    pub(super) reloads: Arc<ReloadMetrics>,
     signals: Signals,
 }
 
@@ -58,6 +60,7 @@ impl Ready {
             descriptors_max: raise_descriptors(&config),
             // The handlers come before the listeners, so that no signal is lost.
             signals: Signals::new().map_err(|error| Failure::running(&error))?,
+            reloads: Arc::default(),
             log,
             config,
             run_keys,
@@ -67,6 +70,7 @@ impl Ready {
     pub(super) fn settings(&self) -> gateway::Settings {
         let mut settings = self.config.gateway(self.descriptors_max);
         settings.admin.log_lines_dropped = Arc::clone(&self.log.lines_dropped);
+        settings.admin.reloads = Arc::clone(&self.reloads);
         settings.admin.log_control = Some(Arc::new(self.log.level.clone()));
         settings.commands.audit_room.clone_from(&self.log.audit_room);
         settings

@@ -228,6 +228,7 @@ impl Config {
             max_connections_without_key: admin.max_connections_without_key,
             max_connections_without_key_per_ip: admin.max_connections_without_key_per_ip,
             log_lines_dropped: Arc::default(),
+            reloads: Arc::default(),
             log_control: None,
             event_bytes: self.sections.limits.event_bytes,
         }

@@ -18,6 +18,7 @@ mod histogram;
 mod ingress;
 mod instrument;
 mod page;
+mod reload;
 mod shard;
 
 pub(crate) use declare::metrics;
@@ -26,4 +27,5 @@ pub use histogram::{BOUNDS_US, Exemplar, Exemplars, Histogram, HistogramSample, 
 pub use ingress::{AcceptMetrics, AcceptSample, IngressMetrics, IngressSample, REFUSALS, RefusalReason};
 pub use instrument::{Counter, Gauge, Instrument, Readable};
 pub use page::{Format, Labels, Page, Samples};
+pub use reload::{ReloadMetrics, ReloadSample};
 pub use shard::{ENDINGS, LATENCY, ShardMetrics, ShardSample};

@@ -1,5 +1,6 @@
 //! SIGHUP: the gateway takes over a changed configuration, or stays as it is.
 
+use std::io::Write as _;
 use std::time::Duration;
 
 use serde_json::json;
@@ -10,6 +11,16 @@ use super::identity::status;
 async fn hang_up(gateway: &Gateway, line: &str) {
     gateway.signal("HUP");
     until(line, async || gateway.log().contains(line).then_some(())).await;
+}
+
+/// How many reloads were taken over, how many were refused, and whether the last one was.
+async fn reloads(gateway: &Gateway) -> [String; 3] {
+    let (_, metrics) = gateway.metrics().await;
+    ["reloads_total", "reloads_refused_total", "reload_failing"].map(|name| {
+        let begin = format!("tickgate_{name} ");
+        let value = metrics.lines().find_map(|line| line.strip_prefix(&begin));
+        value.expect("the metric").to_owned()
+    })
 }
 
 #[tokio::test]
@@ -25,8 +36,10 @@ async fn a_limit_changes_for_publishers_and_a_bad_file_changes_nothing() {
     gateway.configure("", "[limits]\nevent_bytes = x");
     hang_up(&gateway, "the configuration is not reloaded").await;
     assert_eq!(publish().await, 413, "the last good configuration stays");
+    assert_eq!(reloads(&gateway).await, ["1", "1", "1"]);
     gateway.configure("shards = 7", "[limits]\nevent_bytes = 8192");
     hang_up(&gateway, "take effect only after a restart").await;
+    assert_eq!(reloads(&gateway).await, ["2", "1", "0"]);
     let (_, reply) = gateway.admin("GET", "/api/config", "").await;
     let keys = reply["keys"].as_array().expect("a list");
     let shards = keys.iter().find(|key| key["key"] == "server.shards").expect("the key");
@@ -134,4 +147,59 @@ async fn keys_roles_origins_endpoints_and_commands_change_together_or_not_at_all
     ] {
         assert!(log.contains(key), "{key} is not told: {log}");
     }
+}
+
+/// Adds a level to a configuration, whose last section is `[log]`.
+fn set_level(gateway: &Gateway, level: &str) {
+    gateway.configure("", "");
+    let mut file = std::fs::OpenOptions::new()
+        .append(true)
+        .open(gateway.configuration())
+        .expect("opened");
+    writeln!(file, "level = \"{level}\"").expect("written");
+}
+
+#[tokio::test]
+async fn the_level_of_the_log_changes_with_the_file_and_a_wrong_one_changes_nothing() {
+    const REFUSED: &str = "request refused";
+    let gateway = Gateway::start("", "").await;
+    let level_becomes = async |level: &str| {
+        until(level, async || {
+            let (_, reply) = gateway.admin("GET", "/api/log", "").await;
+            (reply["configured"] == level && reply["level"] == level).then_some(())
+        })
+        .await;
+    };
+    let lines = |text: &str| gateway.log().matches(text).count();
+    let request = async || assert_eq!(status(&gateway, "/nothing", "").await, 404);
+    request().await;
+
+    set_level(&gateway, "warn,ingress=debug");
+    hang_up(&gateway, "the configuration is reloaded").await;
+    level_becomes("warn,ingress=debug").await;
+    assert_eq!(lines(REFUSED), 0, "the first request came before the reload");
+    request().await;
+    until("the line", async || (lines(REFUSED) == 1).then_some(())).await;
+
+    set_level(&gateway, "loud");
+    hang_up(&gateway, "the configuration is not reloaded").await;
+    level_becomes("warn,ingress=debug").await;
+
+    // A level that was set over the API ends with a reload, which is told although the file allows no such line before it.
+    let change = json!({"level": "error"}).to_string();
+    assert_eq!(gateway.admin("PUT", "/api/log", change).await.0, 200);
+    set_level(&gateway, "info");
+    gateway.signal("HUP");
+    let reloaded = "the configuration is reloaded";
+    until("the second reload", async || (lines(reloaded) == 2).then_some(())).await;
+    level_becomes("info").await;
+    request().await;
+
+    // The lines are in order, so the last request would have left its line before this one. The reload is told although the
+    // new level lets no such line through.
+    set_level(&gateway, "error");
+    gateway.signal("HUP");
+    until("the third reload", async || (lines(reloaded) == 3).then_some(())).await;
+    assert_eq!(lines(REFUSED), 1);
+    level_becomes("error").await;
 }

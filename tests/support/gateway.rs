@@ -94,6 +94,7 @@ pub(crate) fn settings() -> Settings {
             max_connections_without_key: 1024,
             max_connections_without_key_per_ip: 256,
             log_lines_dropped: Arc::default(),
+            reloads: Arc::default(),
             log_control: None,
             event_bytes: 256 * 1024,
             tenants: Vec::new(),

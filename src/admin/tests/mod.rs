@@ -37,6 +37,7 @@ fn settings() -> Settings {
         event_bytes: 256 * 1024,
         tenants: Vec::new(),
         log_lines_dropped: Arc::default(),
+        reloads: Arc::default(),
         log_control: None,
     }
 }
