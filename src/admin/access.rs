@@ -261,8 +261,10 @@ impl Admin {
 
     fn caller<B>(&self, request: &Request<B>) -> Result<Caller, Box<HttpResponse>> {
         let headers = request.headers();
-        let token = request::bearer(headers)
-            .map_err(|error| response::error(HttpErrorCode::InvalidMessage, &error.to_string()))?;
+        let token = request::bearer(headers).map_err(|error| {
+            self.metrics.credentials_refused.add(1);
+            response::error(HttpErrorCode::InvalidMessage, &error.to_string())
+        })?;
         if let Some(token) = token {
             return self.present(token);
         }

@@ -37,6 +37,8 @@ metrics! {
         unchanged: Counter, "tickgate_admin_unchanged_total",
             "Items not sent because they are equal to the channel's last event.";
         refused_items: Counter, "tickgate_admin_refused_items_total", "Items of publish requests that were refused.";
+        credentials_refused: Counter, "tickgate_admin_credentials_refused_total",
+            "Requests to the admin listener that were refused because they had more than one Authorization header.";
         late_bodies: Counter, "tickgate_admin_late_bodies_total",
             "Bodies that the admin listener gave up because they came too slowly.";
         bodies_without_room: Counter, "tickgate_admin_bodies_without_room_total",

@@ -198,8 +198,7 @@ pub(super) struct OpenedBy {
 ///
 /// An empty `token=` is no token: it is what a client without a login sends.
 fn token(headers: &HeaderMap, query: &str) -> Result<Option<Box<str>>, Refusal> {
-    let bearer = request::bearer(headers).map_err(|error| Refusal::bad_request(&error.to_string()))?;
-    if let Some(token) = bearer {
+    if let Some(token) = request::bearer(headers).map_err(|error| Refusal::credentials(&error))? {
         return Ok(Some(token.into()));
     }
     match request::query_value(query, "token") {
@@ -207,6 +206,6 @@ fn token(headers: &HeaderMap, query: &str) -> Result<Option<Box<str>>, Refusal> 
             let given = token.filter(|token| !token.trim_ascii().is_empty());
             Ok(given.map(|token| token.into_owned().into()))
         }
-        Err(error) => Err(Refusal::bad_request(&error.to_string())),
+        Err(error) => Err(Refusal::credentials(&error)),
     }
 }

@@ -60,6 +60,12 @@ impl Refusal {
         Self::with_code(RefusalReason::Handshake, HttpErrorCode::InvalidMessage, message)
     }
 
+    /// 400: it is not clear which token the request has.
+    pub(super) fn credentials(error: &dyn std::error::Error) -> Self {
+        let code = HttpErrorCode::InvalidMessage;
+        Self::with_code(RefusalReason::Credentials, code, &error.to_string())
+    }
+
     /// 400: earlier responses are not written yet, so the socket cannot be handed over.
     pub(super) fn unwritten_responses() -> Self {
         Self::bad_request("wait for the responses to earlier requests first")

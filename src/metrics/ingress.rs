@@ -100,6 +100,8 @@ refusals! {
     Body = "body";
     /// 400: the request is not a valid WebSocket handshake.
     Handshake = "handshake";
+    /// 400: more than one `Authorization` header, or a `token` parameter that is malformed or given twice.
+    Credentials = "credentials";
     /// 400: the request is not a valid Engine.IO request, or names an unknown session.
     EngineIo = "engine_io";
     /// 426.

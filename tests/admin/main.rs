@@ -99,6 +99,11 @@ fn each_route_checks_its_access_rule() {
         let answer = gateway.admin_as(Some(ADMIN_KEY), "POST", "/api/publish", &second, EVENT.as_bytes());
         assert_eq!((answer.status, answer.code().as_str()), (400, "INVALID_MESSAGE"));
     }
+    let metrics = gateway.admin("GET", "/metrics", "").body;
+    assert!(
+        metrics.contains("\ntickgate_admin_credentials_refused_total 2\n"),
+        "{metrics}"
+    );
 
     let open = start(|settings| settings.admin.key = None);
     assert_eq!(open.publish(EVENT).status, 401);

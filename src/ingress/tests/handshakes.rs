@@ -161,6 +161,8 @@ async fn handshakes_get_the_expected_responses() {
         let echoed = changes.iter().any(|line| line.starts_with("Sec-WebSocket-Protocol"));
         assert_eq!(answer.contains("sec-websocket-protocol"), echoed, "{answer}");
     }
+    // Two `Authorization` headers, two tokens, and a token that is not UTF-8.
+    assert_eq!(fixture.metrics.refused(RefusalReason::Credentials), 3);
 }
 
 #[tokio::test]
