@@ -170,8 +170,8 @@ part_upgrade() {
     git worktree remove --force "$out/previous"
     (cd tests/e2e && npm ci --no-audit --no-fund --loglevel=error) || return 1
     TICKGATE_BIN=$(realpath "$TICKGATE_BIN") TICKGATE_PREVIOUS=$(realpath "$out/previous-target/release/tickgate") \
-        node --test --test-name-pattern='one by one' tests/e2e/scaling.test.mjs || return 1
-    echo "gateways of $from are replaced one by one under traffic, and nothing is lost"
+        node --test --test-name-pattern='one by one|in place' tests/e2e/{scaling,upgrade}.test.mjs || return 1
+    echo "gateways of $from are replaced one by one under traffic, and one in place, and nothing is lost"
 }
 
 part_address_sanitizer() {

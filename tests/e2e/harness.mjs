@@ -128,8 +128,11 @@ export function start(t, where, command, args, { env = process.env, signal = 'SI
   return { child, ended, out: () => readFileSync(out, 'utf8'), err: () => readFileSync(err, 'utf8') };
 }
 
-/** Starts a gateway. `listen` is the value of `server.listen`, `server` further lines of `[server]`, `rest` other tables, `env` further variables. */
-export async function gateway(t, { listen = '["127.0.0.1:0"]', server = '', rest = '', env: more = {} } = {}) {
+/**
+ * Starts a gateway. `listen` is the value of `server.listen`, `server` further lines of `[server]`, `rest` other tables, `env`
+ * further variables, `program` another binary.
+ */
+export async function gateway(t, { listen = '["127.0.0.1:0"]', server = '', rest = '', env: more = {}, program = binary } = {}) {
   if (!existsSync(binary)) throw new Error(`${binary} is missing: cargo build first`);
   const where = directory(t);
   const config = join(where, 'tickgate.toml');
@@ -139,7 +142,7 @@ export async function gateway(t, { listen = '["127.0.0.1:0"]', server = '', rest
   };
   reconfigure(rest);
   const env = { TICKGATE_JWT_SECRET: secret, TICKGATE_ADMIN_KEY: adminKey, ...more };
-  const process = start(t, where, binary, ['serve', '--config', config], { env });
+  const process = start(t, where, program, ['serve', '--config', config], { env });
   const address = (message) => {
     const lines = process.err().split('\n').filter((line) => line.startsWith('{')).map((line) => JSON.parse(line));
     return lines.find((line) => line.message === message)?.address;
