@@ -58,7 +58,7 @@ binary() {
     export TICKGATE_BIN=${CARGO_TARGET_DIR:-target}/dist/tickgate
 }
 
-# Each part prints to its log. Its last line is what the page says.
+# Each part prints to its log. The last line that is not empty is what the page says.
 
 part_soak() {
     local folder
@@ -211,6 +211,7 @@ part_container() {
 }
 
 part_debian() {
+    PATH="$PATH:/usr/sbin"
     [ "$(id -u)" = 0 ] || { echo "needs root, for debootstrap"; exit 77; }
     needs debootstrap "apt-get install debootstrap"
     needs cargo-deb "cargo install cargo-deb --locked"
@@ -306,8 +307,8 @@ for part in "${parts[@]}"; do
         *) outcome='**failed**' ;;
     esac
     if [ "$code" != 0 ] && { [ "$code" != 77 ] || [ -n "${NIGHTLY_STRICT-}" ]; }; then failed=1; fi
-    # The last line; a Markdown table needs its bars escaped.
-    said=$(tail -n 1 "$out/$part.log" | tr -d '\r' | cut -c1-200 | sed 's/|/\\|/g')
+    # The last line with a text; a Markdown table needs its bars escaped.
+    said=$(grep -a '[^[:space:]]' "$out/$part.log" | tail -n 1 | tr -d '\r' | cut -c1-200 | sed 's/|/\\|/g')
     [ "$code" = 0 ] || said="$said ([log]($part.log))"
     printf '| %s | %s | %d | %s |\n' "${part//_/ }" "$outcome" $(((SECONDS - begin + 30) / 60)) "$said" >> "$page"
     tail -n 1 "$page" >&2
