@@ -59,7 +59,7 @@ pub enum CoalescePolicy {
 
 impl CoalescePolicy {
     /// [`CoalescePolicy::Auto`] with the longest wait that is the default.
-    pub const AUTO: Self = Self::Auto { max_ms: 15 };
+    pub const AUTO: Self = Self::Auto { max_ms: 10 };
 }
 
 /// What the requests of one connection may cost: steps, each of which is a channel that is looked at, or an event that is

@@ -383,7 +383,6 @@ impl Reactor {
         } else {
             0
         };
-        let connections = self.core.dirty_connections();
         self.flusher
             .flush(&mut self.core, &mut self.sockets, SENDS, &self.metrics, now);
         if let Some(published_us) = self.core.take_measured_us() {
@@ -392,12 +391,11 @@ impl Reactor {
         }
         self.core.serve_polls(now);
         self.is_behind = self.core.has_dirty();
-        if delivered > 0 || connections > 0 {
+        if delivered > 0 {
             self.coalescer.ticked(Tick {
                 start_ms: now.mono_ms,
                 cost: began.elapsed(),
-                // If the bound on events was reached, the rest follows without a wait.
-                took_events: delivered > 0 && !self.core.is_pressed(),
+                took_all: !self.core.is_pressed(),
             });
         }
     }

@@ -114,7 +114,7 @@ section! {
                 .because("every event would be late by this time");
         /// The longest wait of `server.coalesce = "auto"`, which only a shard without any time left reaches; at most `"1s"`. A
         /// longer one costs less CPU and more latency: see [performance](performance.md#when-events-wait-for-company). Not
-        /// set: 15 ms.
+        /// set: 10 ms.
         value coalesce_max: Option<Duration> = None,
             check |time| no_longer_than(&time.unwrap_or_default(), Duration::from_secs(1))
                 .because("events would be late by this time");

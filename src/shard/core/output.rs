@@ -39,12 +39,6 @@ impl ShardCore {
         self.fanout.outgoing().has_dirty()
     }
 
-    /// How many connections [`ShardCore::next_dirty`] may find at most.
-    #[must_use]
-    pub fn dirty_connections(&self) -> usize {
-        self.fanout.outgoing().dirty()
-    }
-
     /// Fills `slices` with what to write next to a connection, in order; returns how many it filled.
     ///
     /// The bytes stay where they are, unchanged, until [`ShardCore::sent`] for this connection or any other call that is

@@ -92,11 +92,6 @@ impl Outgoing {
         self.dirty.pop_front()
     }
 
-    /// How many connections are listed.
-    pub(in crate::shard::core) fn dirty(&self) -> usize {
-        self.dirty.len()
-    }
-
     /// Whether a connection is listed.
     pub(in crate::shard::core) fn has_dirty(&self) -> bool {
         !self.dirty.is_empty()

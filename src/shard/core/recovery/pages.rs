@@ -35,8 +35,8 @@ const PAGE_BYTES: usize = 64 * 1024;
 /// The most pages of one turn.
 const PAGES: u32 = 128;
 
-/// The most pages of one turn for connections that have overdrawn their accounts: about half a millisecond.
-const SLOW_PAGES: u32 = 8;
+/// The most pages of one turn for connections that have overdrawn their accounts: about a quarter of a millisecond.
+const SLOW_PAGES: u32 = 2;
 
 /// Reading from the hub; see the module's docs.
 pub(super) struct Reading {

@@ -6,7 +6,7 @@ use crate::shard::ScanBudget;
 const CHANNELS: u64 = 4_000;
 /// A page of a scan is not cut short, and a request costs something before its first page.
 const PAGE: usize = 1_200;
-const SLICE: usize = 1024;
+const SLICE: usize = 512;
 
 /// A shard with many channels, and clients who may look at them once and a half at one time.
 fn crowded() -> Rig {
@@ -140,7 +140,7 @@ fn what_is_replayed_is_paid_for_as_well() {
 #[test]
 fn what_overdrawn_clients_have_yet_to_read_comes_in_few_pages_a_turn() {
     const PAGE_EVENTS: usize = 64;
-    const SLOW_PAGES: usize = 8;
+    const SLOW_PAGES: usize = 2;
     let values = usize::try_from(CHANNELS).expect("few");
     let mut rig = crowded();
     let mut clients: Vec<_> = (0..20).map(|n| rig.of_user(&format!("u{n}"))).collect();

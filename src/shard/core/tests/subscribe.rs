@@ -98,7 +98,7 @@ fn unsubscribing_and_disconnecting_take_shares_of_turns_however_much_is_caught_u
     const CHANNELS: usize = 10_000;
     const STEPS: u32 = 2048;
     /// The steps of a turn for what nobody waits for.
-    const SLICE: usize = 1024;
+    const SLICE: usize = 512;
     let mut rig = rig(STEPS);
     for n in 0..CHANNELS {
         rig.event(&format!("market.s{n}.price"), "1");
