@@ -94,8 +94,9 @@ impl Notes {
             *events += f64::from(SAMPLED);
             *bytes += f64::from(SAMPLED) * f64::from(note.bytes);
         }
-        // Of less than a second a rate would say little.
-        let ms = now.mono_ms.saturating_sub(since_ms).clamp(1000, WINDOW_MS);
+        // Of the first moments a rate would say little. Where notes are full, they are many, however short the time is.
+        let least_ms = if self.since_ms == 0 { 1000 } else { 1 };
+        let ms = now.mono_ms.saturating_sub(since_ms).clamp(least_ms, WINDOW_MS);
         let seconds = f64::from(u32::try_from(ms).unwrap_or(u32::MAX)) / 1000.0;
         counts.into_iter().map(move |(channel, (events, bytes))| BusyChannel {
             channel,
@@ -157,6 +158,16 @@ mod tests {
         assert!(seen > 28, "{seen} of 32 channels");
         let total: f64 = (0..32).map(|n| rate(&notes, n, now)).sum();
         assert!((900.0..1100.0).contains(&total), "{total}");
+    }
+
+    #[test]
+    fn a_channel_may_fill_the_notes_in_less_than_a_second() {
+        let mut notes = Notes::default();
+        for n in 0..40_000 {
+            notes.count(&channel(0), 100, at(1_000 + n / 40));
+        }
+        let seen = rate(&notes, 0, at(2_000));
+        assert!((36_000.0..44_000.0).contains(&seen), "{seen} of 40,000");
     }
 
     #[test]

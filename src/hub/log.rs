@@ -277,6 +277,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_read_back_from_the_log_is_no_present_traffic() {
+        for is_replayed in [true, false] {
+            let (hub, _inboxes) = follower(1000);
+            for number in 1..=100 {
+                let event = Stamp {
+                    is_replayed,
+                    ..stamp(number)
+                };
+                apply(&hub, "kept.a", number, event, now(0));
+            }
+            let busiest = hub.busiest(tickgate_protocol::channel::Tenant::DEFAULT, 10, now(1_000));
+            assert_eq!(busiest.is_empty(), is_replayed, "{busiest:?}");
+        }
+    }
+
+    #[test]
     fn what_left_the_log_before_it_was_applied_is_forgotten_with_all_that_is_older() {
         let (hub, _inboxes) = follower(1000);
         for number in [1, 2, 9] {

@@ -51,10 +51,13 @@ pub struct HubMetrics {
 }
 
 impl StripeState {
-    /// Counts an event that is published with `bytes` of data.
-    pub(super) fn count_event(&mut self, channel: &Channel, bytes: usize, now: Now) {
+    /// Counts an event that is published with `bytes` of data. `is_replayed`: it was read back from the log, and says nothing
+    /// of what is published now.
+    pub(super) fn count_event(&mut self, channel: &Channel, bytes: usize, is_replayed: bool, now: Now) {
         self.events += 1;
-        self.notes.count(channel, bytes, now);
+        if !is_replayed {
+            self.notes.count(channel, bytes, now);
+        }
         let tenant = channel.tenant();
         if !tenant.is_default() {
             self.tenant_events[tenant.index()] += 1;

@@ -200,7 +200,7 @@ impl Hub {
             if let Some(id) = id {
                 state.channels.note_id(id, 0, &self.generations);
             }
-            state.count_event(&event.channel, event.data.len(), now);
+            state.count_event(&event.channel, event.data.len(), false, now);
             let shards = state.interest.lookup(&event.channel);
             if shards == 0 {
                 state.unwanted += 1;
@@ -286,7 +286,8 @@ impl Hub {
                     Ok((unchanged, None))
                 }
                 Stored::Event(event) => {
-                    state.count_event(&event.channel, event.data.len(), now);
+                    let is_replayed = given.is_some_and(|given| given.is_replayed);
+                    state.count_event(&event.channel, event.data.len(), is_replayed, now);
                     if shards == 0 {
                         state.unwanted += 1;
                         let unwanted = Receipt {
