@@ -48,7 +48,7 @@ use reactor::Reactor;
 /// How long events may wait for further events before they are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CoalescePolicy {
-    /// Ticks are apart by the part of `max_ms` for which the shard is busy.
+    /// The time from tick to tick is `max_ms` times the share of the time that ticks take.
     Auto {
         /// The longest time from tick to tick, which only a shard without any time left reaches, in milliseconds.
         max_ms: u32,

@@ -395,7 +395,7 @@ impl Reactor {
             self.coalescer.ticked(Tick {
                 start_ms: now.mono_ms,
                 cost: began.elapsed(),
-                took_all: !self.core.is_pressed(),
+                took_all: delivered < EVENTS && !self.core.is_pressed(),
             });
         }
     }

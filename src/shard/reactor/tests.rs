@@ -42,6 +42,7 @@ both_ways! {
     a_close_frame_together_with_the_end_of_input_is_answered
     a_thousand_connections_get_every_event_once_and_in_order
     publishers_in_the_shard_wait_for_credit_and_lose_nothing
+    events_that_a_tick_leaves_behind_do_not_wait_for_company
 }
 
 fn events_arrive_over_tcp_and_over_unix_sockets(flush: FlushMethod) {
@@ -353,3 +354,31 @@ fn publishers_in_the_shard_wait_for_credit_and_lose_nothing(flush: FlushMethod) 
 
 trait ReadWrite: Read + Write {}
 impl<S: Read + Write> ReadWrite for S {}
+
+fn events_that_a_tick_leaves_behind_do_not_wait_for_company(flush: FlushMethod) {
+    const CLIENTS: u64 = 8;
+    let mut shard = Shard::new(flush, 4_000, Limits::default());
+    let mut driven = shard.reactor();
+    // Each gets few of the events, so that no outbox ends the tick.
+    let mut clients: Vec<_> = (0..CLIENTS)
+        .map(|number| {
+            let (server, client) = unix();
+            let subscribe = format!(r#"{{"type":"subscribe","channels":["a.{number}"]}}"#);
+            shard.adopt(server, &frame(0x81, subscribe.as_bytes()));
+            client
+        })
+        .collect();
+    driven.settle();
+    driven.reactor.coalescer = Coalescer::new(crate::shard::CoalescePolicy::Fixed(3_600_000));
+    for number in 0..EVENTS as u64 + CLIENTS {
+        assert!(shard.try_publish(&format!("a.{}", number % CLIENTS), &number.to_string()));
+    }
+    // The first tick takes as many as it may, and the next one the rest.
+    for _ in 0..4 {
+        driven.turn();
+    }
+    for client in &mut clients {
+        client.read();
+        assert_eq!(data(&client.texts()).len(), EVENTS / CLIENTS as usize + 1);
+    }
+}
