@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Measures the values behind `coalesce = "auto"` (src/shard/coalesce.rs): CPU per delivery and latency, at once, with a fixed
-# wait of 2 ms and with `auto` and several `coalesce_max`, at 50 to 5000 events/s to 1000 clients; then the same of a market,
+# Measures the values behind `coalesce = "auto"` (src/shard/coalesce.rs): CPU per delivery and latency, at once and with
+# `auto` and several `coalesce_max`, at 50 to 5000 events/s to 1000 clients; then the same of a market,
 # 2000 clients with 20 of 500 channels and 2000 events/s. Server on core 0, load tool on core 1. Prints Markdown tables; the
 # load tool's reports stay in target/coalesce.
 # Usage: benches/coalesce.sh [seconds per measurement, default 5] [rates...]
@@ -35,7 +35,7 @@ row() {
   fi
 }
 
-waits="0ms 2ms auto:2ms auto:4ms auto:8ms auto:16ms"
+waits="0ms auto:10ms auto:15ms auto:20ms"
 head() { echo "| $1 | wait | CPU per delivery | core | p50 / p99 | missing |"; echo "|---|---|---|---|---|---|"; }
 head events/s
 for rate in $rates; do

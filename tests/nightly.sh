@@ -29,7 +29,7 @@ cd "$(dirname "$0")/.."
 : "${RESTART_CONNECTS:=200}"
 : "${STORM_SECONDS:=600}"           # random faults of NATS, and of Redis, under three gateways with STORM_CLIENTS
 : "${STORM_CLIENTS:=600}"
-: "${MODEL_SEEDS:=10000}"           # runs of the model of gateways whose log forgets and loses events
+: "${MODEL_SEEDS:=10000}"           # runs of each of the two models of a log: of its terms, and of reading it back
 : "${CLUSTER_ROUNDS:=4}"            # restarts and kills of each server of a NATS cluster
 : "${UPGRADE_FROM:=}"               # the release that is upgraded; the newest tag
 : "${CLIENT_SEEDS:=20000}"          # runs of the TypeScript client's model

@@ -238,8 +238,11 @@ impl Publisher {
         loop {
             match self.stream.read(&mut chunk) {
                 Ok(0) => {
-                    let response = String::from_utf8_lossy(&self.response);
-                    return Err(format!("publisher: the server closed the connection {response}"));
+                    let mut told = "publisher: the server closed the connection".to_owned();
+                    if !self.response.is_empty() {
+                        told = format!("{told}: {}", String::from_utf8_lossy(&self.response));
+                    }
+                    return Err(told);
                 }
                 Ok(length) => self.response.extend_from_slice(&chunk[..length]),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,

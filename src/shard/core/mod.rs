@@ -292,7 +292,7 @@ impl ShardCore {
         count
     }
 
-    // Connections tell it in what is not an event.
+    // Replies and control messages carry it.
     fn note_head(&mut self) {
         let fanout = &self.fanout;
         self.connections

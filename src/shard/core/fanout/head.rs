@@ -4,8 +4,9 @@
 //! what is in the inbox and what was popped ([`Inbox::head`]). So it is reached when the inbox has been popped up to where
 //! it ended after the head was read.
 //!
-//! The same holds of a stripe and its version in `newest`, since the events of a stripe are in the inbox in the order of their
-//! versions. Such a version was popped, or read from the hub while the inbox ended at an index up to which it has been popped.
+//! In the same way no event of a stripe with a version up to that in `newest` is in the inbox, or comes into it later: the
+//! events of a stripe are in the inbox in the order of their versions. Such a version was popped itself, or it was read from
+//! the hub, and the inbox has since been popped up to where it ended at that read.
 
 use std::collections::VecDeque;
 
