@@ -119,8 +119,8 @@ impl Settings {
             assembly_ms: 30_000,
             closing_ms: 5_000,
             closing_bytes: 1024 * 1024,
-            // 5 to 10 ms of CPU time.
-            subscribe_steps: 64 * 1024,
+            // 1 to 2 ms of CPU time where there are very many channels.
+            subscribe_steps: 4 * 1024,
             scan_budget: ScanBudget {
                 per_second: 50_000,
                 burst: 250_000,

@@ -244,7 +244,7 @@ fn session_settings(auth_mode: Mode, limits: Limits) -> Arc<session::Settings> {
 
 impl Rig {
     fn new() -> Self {
-        Self::with(Settings::new(0))
+        Self::with(shard_settings())
     }
 
     fn with(settings: Settings) -> Self {
@@ -409,6 +409,14 @@ impl Rig {
 
     fn subscribe(&mut self, id: ConnectionId, pattern: &str) {
         self.say(id, &format!(r#"{{"type":"subscribe","channels":["{pattern}"]}}"#));
+    }
+}
+
+/// The default settings, with which every subscribe request is done within one turn.
+const fn shard_settings() -> Settings {
+    Settings {
+        subscribe_steps: 64 * 1024,
+        ..Settings::new(0)
     }
 }
 

@@ -310,7 +310,7 @@ fn a_cursor_does_not_overtake_a_loss_that_finds_no_room_among_the_replies() {
 fn a_ping_before_the_answer_has_no_cursor_and_later_ones_do() {
     let mut rig = Rig::with(Settings {
         subscribe_steps: 2,
-        ..Settings::new(0)
+        ..shard_settings()
     });
     for n in 0..100 {
         rig.event(&format!("grid.g{n}.order"), "1");
@@ -344,7 +344,7 @@ fn a_ping_before_the_answer_has_no_cursor_and_later_ones_do() {
 fn answers_that_others_follow_have_no_cursor() {
     let mut rig = Rig::with(Settings {
         subscribe_steps: 2,
-        ..Settings::new(0)
+        ..shard_settings()
     });
     for n in 0..20 {
         rig.event(&format!("grid.g{n}.order"), "1");

@@ -142,7 +142,7 @@ fn evicted_channels_for_admins_are_reported_to_no_other_client() {
         },
         ..hub::Settings::default()
     };
-    let mut rig = Rig::of(Settings::new(0), settings);
+    let mut rig = Rig::of(shard_settings(), settings);
     event_later(&mut rig, "system.gateway.n1");
     event_later(&mut rig, "system.note");
     event_later(&mut rig, "system.more");

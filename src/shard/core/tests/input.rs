@@ -284,7 +284,7 @@ fn a_message_that_is_completed_gives_the_next_one_its_own_time() {
 fn over_the_budget_the_largest_half_received_message_ends_its_connection() {
     let mut rig = Rig::with(Settings {
         assembly_bytes: 40_000,
-        ..Settings::new(0)
+        ..shard_settings()
     });
     let (large, small, trigger) = (rig.connect(), rig.connect(), rig.connect());
     rig.core.on_bytes(large, &mut frame(0x01, &[b'a'; 30_000]), rig.now);
@@ -320,7 +320,7 @@ fn every_cut_of_the_input_gives_the_same_answers() {
             epoch: Some(hub::Epoch(7)),
             ..hub::Settings::default()
         };
-        let mut rig = Rig::of(Settings::new(0), settings);
+        let mut rig = Rig::of(shard_settings(), settings);
         let id = rig.connect();
         for part in input.chunks(chunk) {
             rig.core.on_bytes(id, &mut part.to_vec(), rig.now);

@@ -281,7 +281,7 @@ fn other_classes_are_delivered_in_full_and_a_class_can_limit_all() {
         classes: classes.clone(),
         ..hub::Settings::default()
     };
-    let mut rig = Rig::of(Settings::new(0), hub_settings);
+    let mut rig = Rig::of(shard_settings(), hub_settings);
     let settings = session::Settings {
         classes,
         ..(*session_settings(Mode::Off, Limits::default())).clone()
@@ -324,7 +324,7 @@ fn of_class(class: Class) -> (Rig, ConnectionId) {
         classes: Arc::clone(&classes),
         ..hub::Settings::default()
     };
-    let mut rig = Rig::of(Settings::new(0), hub_settings);
+    let mut rig = Rig::of(shard_settings(), hub_settings);
     let settings = session::Settings {
         classes,
         ..(*session_settings(Mode::Off, Limits::default())).clone()

@@ -15,7 +15,7 @@ fn crowded() -> Rig {
             per_second: 1000,
             burst: 6_000,
         },
-        ..Settings::new(0)
+        ..shard_settings()
     };
     let mut rig = Rig::of(settings, hub::Settings::default());
     for n in 0..CHANNELS {

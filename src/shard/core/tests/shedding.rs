@@ -19,7 +19,7 @@ fn rig() -> (Rig, Arc<AtomicU64>) {
         budget: Some(Arc::new(budget)),
         ..Asked::default()
     };
-    let rig = Rig::asking(asked, Settings::new(0), hub::Settings::default());
+    let rig = Rig::asking(asked, shard_settings(), hub::Settings::default());
     (rig, others)
 }
 

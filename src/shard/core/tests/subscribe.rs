@@ -11,7 +11,7 @@ use tickgate_protocol::channel::{Channel, Class, History};
 fn rig(subscribe_steps: u32) -> Rig {
     let settings = Settings {
         subscribe_steps,
-        ..Settings::new(0)
+        ..shard_settings()
     };
     Rig::of(settings, hub::Settings::default())
 }

@@ -65,7 +65,7 @@ impl Rig {
         let entries = entries.into_iter();
         let entries = entries.map(|(pattern, class)| (Pattern::parse(pattern).expect("valid"), class));
         Self::of(
-            Settings::new(0),
+            shard_settings(),
             hub::Settings {
                 credits: 16_384,
                 classes: Arc::new(Classes::new(entries.collect())),
@@ -76,7 +76,7 @@ impl Rig {
 
     pub(super) fn with_state(state: StateSettings) -> Self {
         Self::of(
-            Settings::new(0),
+            shard_settings(),
             hub::Settings {
                 credits: 16_384,
                 state,

@@ -179,9 +179,9 @@ fn run(seed: u64, keeps: Keeps) -> Result<(), String> {
         subscribe_steps: if random.random() {
             2
         } else {
-            Settings::new(0).subscribe_steps
+            shard_settings().subscribe_steps
         },
-        ..Settings::new(0)
+        ..shard_settings()
     });
     rig.next_turn();
     let mut client = Client::new(keeps, &mut rig);
