@@ -12,9 +12,6 @@ use crate::ingress::http::HttpErrorCode;
 use crate::ingress::http::response::{self, HttpResponse};
 use tickgate_protocol::channel::{Channel, Pattern, Tenant};
 
-const CHANNELS_DEFAULT: usize = 100;
-const CHANNELS_MAX: usize = 1000;
-
 /// The channels that get the most events.
 #[derive(Serialize)]
 struct BusyReply<'a> {
@@ -120,14 +117,7 @@ impl ListQuery {
             Some("true") => true,
             Some(_) => return Err(wrong("`stale` must be true or false")),
         };
-        let limit = match get("limit")? {
-            None => CHANNELS_DEFAULT,
-            Some(limit) => limit
-                .parse()
-                .ok()
-                .filter(|limit| (1..=CHANNELS_MAX).contains(limit))
-                .ok_or_else(|| wrong("`limit` must be 1 to 1000"))?,
-        };
+        let limit = query.limit().map_err(|message| wrong(&message))?;
         let cursor = get("cursor")?;
         let by_rate = match get("sort")?.as_deref() {
             None => false,

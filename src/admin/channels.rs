@@ -21,8 +21,6 @@ use crate::ingress::http::response::{self, HttpResponse};
 use crate::shard::mailbox::ShardMessage;
 use tickgate_protocol::channel::{Channel, Class, Tenant};
 
-const EVENTS_DEFAULT: usize = 100;
-const EVENTS_MAX: usize = 1000;
 /// A page ends with the event that reaches this many bytes.
 const PAGE_BYTES: usize = 4 << 20;
 
@@ -268,14 +266,7 @@ impl HistoryQuery {
             None => None,
             Some(epoch) => Some(Epoch::parse(&epoch).ok_or("`epoch` must be 16 hexadecimal digits")?),
         };
-        let limit = match query.get("limit")? {
-            None => EVENTS_DEFAULT,
-            Some(limit) => limit
-                .parse()
-                .ok()
-                .filter(|limit| (1..=EVENTS_MAX).contains(limit))
-                .ok_or("`limit` must be 1 to 1000")?,
-        };
+        let limit = query.limit()?;
         Ok(Self { since, epoch, limit })
     }
 }

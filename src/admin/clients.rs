@@ -27,9 +27,6 @@ use tickgate_protocol::json::{Scratch, push_string};
 /// How long a shard may take to answer. It answers between two turns.
 pub(super) const SHARD_TIMEOUT: Duration = Duration::from_secs(5);
 
-const PAGE_DEFAULT: usize = 100;
-const PAGE_MAX: usize = 1000;
-
 /// Longest body of a test broadcast.
 const TEST_BYTES_MAX: u64 = 64 * 1024;
 
@@ -367,13 +364,7 @@ struct PageQuery {
 impl PageQuery {
     /// Reads the parameters. The error is the message for the client.
     fn read(query: &Query<'_>) -> Result<Self, String> {
-        let limit = match query.get("limit")? {
-            None => PAGE_DEFAULT,
-            Some(limit) => match limit.parse() {
-                Ok(limit @ 1..=PAGE_MAX) => limit,
-                _ => return Err("`limit` must be 1 to 1000".to_owned()),
-            },
-        };
+        let limit = query.limit()?;
         let cursor = match query.get("cursor")? {
             None => (0, 0),
             Some(cursor) => cursor

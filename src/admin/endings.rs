@@ -17,9 +17,6 @@ use crate::metrics::RefusalReason;
 use crate::shard::mailbox::{EndedClient, ShardMessage};
 use tickgate_protocol::disconnect::{Advice, Blame, Disconnect};
 
-const ENDINGS_DEFAULT: usize = 100;
-const ENDINGS_MAX: usize = 1000;
-
 #[derive(Serialize)]
 struct EndingsReply {
     counts: Vec<Count>,
@@ -164,14 +161,7 @@ struct EndingsQuery {
 impl EndingsQuery {
     /// Reads the parameters. The error is the message for the client.
     fn read(query: &Query<'_>) -> Result<Self, String> {
-        let limit = match query.get("limit")? {
-            None => ENDINGS_DEFAULT,
-            Some(limit) => limit
-                .parse()
-                .ok()
-                .filter(|limit| (1..=ENDINGS_MAX).contains(limit))
-                .ok_or("`limit` must be 1 to 1000")?,
-        };
+        let limit = query.limit()?;
         let is_code = |code: &u16| Disconnect::ALL.iter().any(|ending| ending.code() == *code);
         let code = match query.get("code")? {
             None => None,

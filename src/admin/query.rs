@@ -6,6 +6,10 @@ use std::borrow::Cow;
 
 use crate::ingress::http::request::decode;
 
+/// The items of a page, if its `limit` is not given, and at most.
+const LIMIT_DEFAULT: usize = 100;
+const LIMIT_MAX: usize = 1000;
+
 /// The parameters of a query.
 #[derive(Debug)]
 pub(super) struct Query<'a>(Vec<(&'a str, &'a str)>);
@@ -52,6 +56,19 @@ impl<'a> Query<'a> {
         let given = self.0.iter().find(|(given, value)| *given == name && !value.is_empty());
         let value = given.map(|(_, value)| decode(value)).transpose();
         value.map_err(|_| format!("`{name}` is not percent-encoded UTF-8"))
+    }
+
+    /// The number of items that a page may have: `limit`.
+    ///
+    /// # Errors
+    ///
+    /// A message for a value that is not 1 to 1000.
+    pub(super) fn limit(&self) -> Result<usize, String> {
+        let Some(limit) = self.get("limit")? else {
+            return Ok(LIMIT_DEFAULT);
+        };
+        let limit = limit.parse().ok().filter(|limit| (1..=LIMIT_MAX).contains(limit));
+        limit.ok_or_else(|| format!("`limit` must be 1 to {LIMIT_MAX}"))
     }
 }
 

@@ -24,8 +24,6 @@ use tickgate_protocol::channel::{TenantNames, is_segment};
 
 /// The longest time for which a revocation is kept, in milliseconds: 400 days.
 const KEPT_MS_MAX: u64 = 400 * 86_400_000;
-const PAGE_DEFAULT: usize = 100;
-const PAGE_MAX: usize = 1000;
 
 const HELP: &str = "the body must be {\"jti\":\"…\"} or {\"sub\":\"…\"}, and may have `issued_before` (with `sub`) and \
                     `expires_at`, both in Unix seconds, and `reason`";
@@ -242,12 +240,7 @@ fn milliseconds(seconds: f64) -> u64 {
 /// What the names contain, the length of the page, and the index of its first revocation. The error is the message for the
 /// client.
 fn page_query(query: &Query<'_>) -> Result<(String, usize, usize), String> {
-    let limit = match query.get("limit")? {
-        None => PAGE_DEFAULT,
-        Some(limit) => (limit.parse().ok())
-            .filter(|limit| (1..=PAGE_MAX).contains(limit))
-            .ok_or("`limit` must be 1 to 1000")?,
-    };
+    let limit = query.limit()?;
     let from = match query.get("cursor")? {
         None => 0,
         Some(cursor) => (cursor.parse()).map_err(|_| "`cursor` must be the `next_cursor` of another page")?,
