@@ -6,7 +6,8 @@
 //! A tick takes, delivers and flushes events. From the beginning of one tick to that of the next there is at least
 //! `server.coalesce_max` times the share of the time that ticks take: of 10 ms, 4 ms if they take 40 % of the time. So an idle
 //! shard delivers at once, events that are far apart do not wait, and a busy shard becomes less busy. The wait follows from the
-//! machine and the subscribers; no constant needs to fit all of them. `benches/coalesce.sh` measures the effect; `docs/performance.md` has the figures.
+//! machine and the subscribers; no constant needs to fit all of them. `benches/coalesce.sh` measures the effect;
+//! `docs/performance.md` has the figures.
 
 use std::time::Duration;
 
@@ -97,14 +98,18 @@ impl Coalescer {
 mod tests {
     use super::*;
 
+    fn tick(start_ms: u64, cost_us: u64) -> Tick {
+        Tick {
+            start_ms,
+            cost: Duration::from_micros(cost_us),
+            took_all: true,
+        }
+    }
+
     /// Ticks for a second, one every 10 ms.
     fn work(coalescer: &mut Coalescer, from_ms: u64, cost_us: u64) {
         for start_ms in (from_ms..from_ms + 1_000).step_by(10) {
-            coalescer.ticked(Tick {
-                start_ms,
-                cost: Duration::from_micros(cost_us),
-                took_all: true,
-            });
+            coalescer.ticked(tick(start_ms, cost_us));
         }
     }
 
@@ -130,11 +135,7 @@ mod tests {
         let mut coalescer = auto(40);
         work(&mut coalescer, 0, 9_000);
         let start_ms = 3_600_000;
-        coalescer.ticked(Tick {
-            start_ms,
-            cost: Duration::from_millis(9),
-            took_all: true,
-        });
+        coalescer.ticked(tick(start_ms, 9_000));
         assert!(coalescer.is_due(start_ms));
     }
 
@@ -145,9 +146,8 @@ mod tests {
         assert!(!coalescer.is_due(1_000));
         let start_ms = coalescer.due_ms();
         coalescer.ticked(Tick {
-            start_ms,
-            cost: Duration::from_millis(5),
             took_all: false,
+            ..tick(start_ms, 5_000)
         });
         assert!(coalescer.is_due(start_ms));
     }

@@ -107,8 +107,8 @@ section! {
         /// the statistics say which one is in use.
         value flush: Flush = Flush::Auto;
         /// How long events may wait so that several are sent together: the time from one sending to the next. `auto`:
-        /// `server.coalesce_max` times the share of the time that sending takes, so nothing waits while the shard is idle. A duration, at
-        /// most `"1s"`: a fixed time; `"0ms"` means that nothing waits.
+        /// `server.coalesce_max` times the share of the time that sending takes, so nothing waits while the shard is idle. A
+        /// duration, at most `"1s"`: a fixed time; `"0ms"` means that nothing waits.
         value coalesce: Coalesce = Coalesce::Auto,
             check |coalesce| no_longer_than(&coalesce.fixed().unwrap_or_default(), Duration::from_secs(1))
                 .because("every event would be late by this time");
